@@ -1,0 +1,124 @@
+//! What a `WWW-Authenticate` header says of a Bearer token (RFC 9110, section 11.6.1; RFC 6750, section 3).
+
+/// The parameters of a Bearer challenge that say why the token was refused.
+#[derive(Debug, Default, PartialEq, Eq)]
+pub(crate) struct BearerError {
+    pub(crate) error: String,
+    pub(crate) description: String,
+}
+
+/// Why the token was refused, from a header value that may hold several challenges. Empty where it does not say.
+pub(crate) fn bearer_error(header: &str) -> BearerError {
+    let mut found = BearerError::default();
+    let mut bearer = false;
+    let mut rest = header;
+    while !rest.is_empty() {
+        let (word, after) = token(rest);
+        if word.is_empty() {
+            // A separator, or something that has no business here.
+            rest = skip_one(rest);
+            continue;
+        }
+        match after.trim_start().strip_prefix('=') {
+            // A word by itself begins a challenge; one with a value belongs to the challenge that it stands in.
+            None => {
+                bearer = word.eq_ignore_ascii_case("Bearer");
+                rest = after;
+            }
+            Some(after) => {
+                let (value, after) = value(after.trim_start());
+                rest = after;
+                if bearer && word.eq_ignore_ascii_case("error") {
+                    found.error = value;
+                } else if bearer && word.eq_ignore_ascii_case("error_description") {
+                    found.description = value;
+                }
+            }
+        }
+    }
+    found
+}
+
+fn skip_one(text: &str) -> &str {
+    let mut chars = text.chars();
+    chars.next();
+    chars.as_str()
+}
+
+/// The token that the text begins with (RFC 9110, section 5.6.2), and the rest.
+fn token(text: &str) -> (&str, &str) {
+    let is_in_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
+    let end = text.find(|c| !is_in_token(c)).unwrap_or(text.len());
+    text.split_at(end)
+}
+
+/// The token or quoted string (RFC 9110, section 5.6.4) that the text begins with, and the rest.
+fn value(text: &str) -> (String, &str) {
+    let Some(quoted) = text.strip_prefix('"') else {
+        let (value, rest) = token(text);
+        return (value.to_owned(), rest);
+    };
+    let mut value = String::new();
+    let mut chars = quoted.chars();
+    while let Some(c) = chars.next() {
+        match c {
+            '"' => break,
+            '\\' => value.extend(chars.next()),
+            c => value.push(c),
+        }
+    }
+    (value, chars.as_str())
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[track_caller]
+    fn says(header: &str, error: &str, description: &str) {
+        let expected = BearerError {
+            error: error.to_owned(),
+            description: description.to_owned(),
+        };
+        assert_eq!(bearer_error(header), expected, "{header}");
+    }
+
+    #[test]
+    fn the_bearer_challenge_is_read_wherever_it_stands() {
+        says(
+            r#"Bearer realm="null",error="invalid_token",error_description="keymanagement.service.access_token_expired: Access Token expired""#,
+            "invalid_token",
+            "keymanagement.service.access_token_expired: Access Token expired",
+        );
+        says("bearer ERROR = invalid_token", "invalid_token", "");
+        says(r#"Basic realm="x", Bearer error="a""#, "a", "");
+        says(
+            r#"Negotiate abc==, Bearer error="a", error_description="b""#,
+            "a",
+            "b",
+        );
+        says(r#"Bearer error="a", Basic error="not ours""#, "a", "");
+        says(
+            r#"Bearer error="with \"quotes\", and = signs""#,
+            r#"with "quotes", and = signs"#,
+            "",
+        );
+    }
+
+    #[test]
+    fn what_is_no_bearer_error_says_nothing() {
+        for header in [
+            "",
+            "Bearer",
+            r#"Bearer realm="error=invalid_token""#,
+            r#"Basic error="invalid_token""#,
+            "=,=,\"",
+            "Bearer error",
+            "ünïcode",
+        ] {
+            says(header, "", "");
+        }
+        says(r#"Bearer error="never closed"#, "never closed", "");
+        says("Bearer error=\"a\\", "a", "");
+    }
+}

@@ -1,0 +1,222 @@
+//! The Project API Key and Secret, and where they come from.
+
+use std::{
+    env, fmt,
+    path::{Path, PathBuf},
+    sync::Arc,
+};
+
+use async_trait::async_trait;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use http::HeaderValue;
+use secrecy::{ExposeSecret, SecretString};
+use tokio::io::AsyncReadExt;
+
+use crate::Error;
+
+const KEY_VARIABLE: &str = "OS_PROJECT_API_KEY";
+const SECRET_VARIABLE: &str = "OS_PROJECT_API_SECRET";
+
+/// OS's keys have 32 characters and its secrets 16; a larger file is the wrong file.
+const LONGEST_FILE: u64 = 4096;
+
+/// Hands over the Project API Key and Secret, once for every refresh.
+///
+/// Implement it to read them from a secret store. What it returns is used for one request and not kept,
+/// so a rotated secret is picked up by the next refresh, without a restart.
+#[async_trait]
+pub trait CredentialsProvider: Send + Sync + 'static {
+    /// The key and secret to use for the refresh that is just starting.
+    ///
+    /// # Errors
+    /// Whatever keeps the provider from answering; the [kind](crate::ErrorKind) decides how soon it is asked again.
+    async fn credentials(&self) -> Result<ProjectCredentials, Error>;
+}
+
+#[async_trait]
+impl<T: CredentialsProvider + ?Sized> CredentialsProvider for Arc<T> {
+    async fn credentials(&self) -> Result<ProjectCredentials, Error> {
+        (**self).credentials().await
+    }
+}
+
+/// A Project API Key and Project API Secret, as the OS Data Hub shows them for a project.
+///
+/// A [`CredentialsProvider`] that always hands over itself. `Debug` shows neither.
+#[derive(Clone)]
+pub struct ProjectCredentials {
+    key: SecretString,
+    secret: SecretString,
+}
+
+impl ProjectCredentials {
+    /// Takes a key and secret as they are, without trimming.
+    ///
+    /// # Errors
+    /// [`Configuration`](crate::ErrorKind::Configuration) if either is empty or has a control character (a line break
+    /// from a file, mostly), or if the key has a `:`, which HTTP Basic cannot carry (RFC 7617, section 2).
+    pub fn new(key: impl Into<String>, secret: impl Into<String>) -> Result<Self, Error> {
+        let (key, secret) = (
+            SecretString::from(key.into()),
+            SecretString::from(secret.into()),
+        );
+        check("the Project API Key", &key)?;
+        check("the Project API Secret", &secret)?;
+        if key.expose_secret().contains(':') {
+            return Err(Error::configuration(
+                "the Project API Key contains a colon: is it the key alone, without the secret?",
+            ));
+        }
+        Ok(Self { key, secret })
+    }
+
+    /// Reads `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET`, now and once.
+    ///
+    /// # Errors
+    /// [`Configuration`](crate::ErrorKind::Configuration) if one is missing, not Unicode, or refused by [`new`](Self::new).
+    pub fn from_env() -> Result<Self, Error> {
+        Self::from_variables(|name| env::var(name))
+    }
+
+    fn from_variables(
+        variable: impl Fn(&str) -> Result<String, env::VarError>,
+    ) -> Result<Self, Error> {
+        let refused =
+            |name, how| Error::configuration(format!("the environment variable {name} {how}"));
+        let read = |name| match variable(name) {
+            Ok(value) if !value.is_empty() => Ok(value),
+            Ok(_) => Err(refused(name, "is empty")),
+            Err(env::VarError::NotPresent) => Err(refused(name, "is not set")),
+            Err(env::VarError::NotUnicode(_)) => Err(refused(name, "is not Unicode")),
+        };
+        Self::new(read(KEY_VARIABLE)?, read(SECRET_VARIABLE)?)
+    }
+
+    /// `Authorization: Basic …`, key and secret joined by a colon and base-64 encoded (RFC 7617).
+    pub(crate) fn basic_auth(&self) -> Result<HeaderValue, Error> {
+        let pair = SecretString::from(format!(
+            "{}:{}",
+            self.key.expose_secret(),
+            self.secret.expose_secret()
+        ));
+        let encoded =
+            SecretString::from(format!("Basic {}", STANDARD.encode(pair.expose_secret())));
+        let mut value = HeaderValue::from_str(encoded.expose_secret())
+            .map_err(|_| Error::configuration("the Project API Key and Secret fit in no header"))?;
+        value.set_sensitive(true);
+        Ok(value)
+    }
+}
+
+fn check(what: &str, value: &SecretString) -> Result<(), Error> {
+    let value = value.expose_secret();
+    if value.is_empty() {
+        return Err(Error::configuration(format!("{what} is empty")));
+    }
+    if value.chars().any(char::is_control) {
+        return Err(Error::configuration(format!(
+            "{what} contains a control character, such as a line break"
+        )));
+    }
+    Ok(())
+}
+
+#[async_trait]
+impl CredentialsProvider for ProjectCredentials {
+    async fn credentials(&self) -> Result<ProjectCredentials, Error> {
+        Ok(self.clone())
+    }
+}
+
+impl fmt::Debug for ProjectCredentials {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("ProjectCredentials").finish_non_exhaustive()
+    }
+}
+
+/// A key and a secret in two files, such as mounted secrets, read anew for every refresh.
+///
+/// Rotation needs no restart: the next refresh sends what the files then hold. White space around the value is
+/// ignored, as most tools end a file with a line break. A file that is missing, empty or half-written fails that
+/// refresh alone; the token in use goes on serving, and the files are read again soon.
+#[derive(Debug, Clone)]
+pub struct FileCredentials {
+    key_path: PathBuf,
+    secret_path: PathBuf,
+}
+
+impl FileCredentials {
+    /// Remembers the two paths; nothing is read yet.
+    pub fn new(key_path: impl Into<PathBuf>, secret_path: impl Into<PathBuf>) -> Self {
+        Self {
+            key_path: key_path.into(),
+            secret_path: secret_path.into(),
+        }
+    }
+}
+
+#[async_trait]
+impl CredentialsProvider for FileCredentials {
+    async fn credentials(&self) -> Result<ProjectCredentials, Error> {
+        let key = read(&self.key_path, "Key").await?;
+        let secret = read(&self.secret_path, "Secret").await?;
+        ProjectCredentials::new(key.expose_secret().trim(), secret.expose_secret().trim())
+    }
+}
+
+async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
+    let refused = |how: &str| {
+        let path = path.display();
+        Error::configuration(format!("the file of the Project API {what}, {path}, {how}"))
+    };
+    let mut text = String::new();
+    let unreadable = |error| refused("cannot be read").caused_by(error);
+    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
+    let read = file.take(LONGEST_FILE + 1).read_to_string(&mut text).await;
+    let text = SecretString::from(text);
+    match read {
+        Err(error) => Err(unreadable(error)),
+        Ok(length) if length as u64 > LONGEST_FILE => Err(refused("is far too long for it")),
+        Ok(_) if text.expose_secret().trim().is_empty() => Err(refused("is empty")),
+        Ok(_) => Ok(text),
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+    use crate::ErrorKind;
+
+    #[test]
+    fn basic_auth_is_key_and_secret_as_they_are() {
+        let credentials = ProjectCredentials::new("key", "s:cret").unwrap();
+        let header = credentials.basic_auth().unwrap();
+        assert_eq!(header, "Basic a2V5OnM6Y3JldA==");
+        assert!(header.is_sensitive());
+    }
+
+    #[test]
+    fn a_missing_or_empty_variable_is_named() {
+        let full = |_: &str| Ok("value".to_owned());
+        assert!(ProjectCredentials::from_variables(full).is_ok());
+        for broken in [KEY_VARIABLE, SECRET_VARIABLE] {
+            for (value, how) in [
+                (Err(env::VarError::NotPresent), "is not set"),
+                (Err(env::VarError::NotUnicode("x".into())), "is not Unicode"),
+                (Ok(String::new()), "is empty"),
+            ] {
+                let error = ProjectCredentials::from_variables(|name| {
+                    if name == broken {
+                        value.clone()
+                    } else {
+                        full(name)
+                    }
+                })
+                .unwrap_err();
+                assert_eq!(error.kind(), ErrorKind::Configuration);
+                let shown = error.to_string();
+                assert!(shown.contains(broken) && shown.contains(how), "{shown}");
+            }
+        }
+    }
+}

@@ -1,0 +1,155 @@
+//! What the token endpoint's answers mean. Pure; nothing of an answer but its token gets out of here.
+
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
+
+use http::StatusCode;
+use serde::{Deserialize, Deserializer, de};
+
+use crate::{Error, ErrorKind, fault, schedule};
+
+/// Below OS's 299 s, for an answer that does not say.
+const LIFE_WHEN_ABSENT: Duration = Duration::from_secs(240);
+
+/// A token and what is left of its life, counted from when the request left.
+pub(super) struct Grant {
+    pub(super) access_token: String,
+    pub(super) life: Duration,
+}
+
+/// RFC 6749, section 5.1, as OS has it: numbers may be strings. Fields that we don't know are ignored.
+#[derive(Deserialize)]
+struct Success {
+    access_token: String,
+    token_type: Option<String>,
+    #[serde(default, deserialize_with = "number_or_string")]
+    expires_in: Option<f64>,
+    /// Unix time in milliseconds. It only makes the life more exact, so a broken one is as good as none.
+    #[serde(default)]
+    issued_at: serde_json::Value,
+}
+
+/// Reads the body of a 2xx answer. `date` is its `Date` header.
+pub(super) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Error> {
+    // serde's own message would quote the answer.
+    let answer: Success = serde_json::from_slice(body).map_err(|_| no_token())?;
+    if let Some(token_type) = answer.token_type
+        && !["Bearer", "BearerToken"]
+            .iter()
+            .any(|known| known.eq_ignore_ascii_case(&token_type))
+    {
+        return Err(malformed(
+            "the token endpoint sent a token of another type than Bearer",
+        ));
+    }
+    let expires_in = match answer.expires_in {
+        Some(seconds) if seconds.is_finite() && seconds > 0.0 => {
+            Duration::try_from_secs_f64(seconds)
+                .map_or(schedule::LONGEST_LIFE, schedule::clamp_life)
+        }
+        Some(_) => {
+            return Err(malformed(
+                "the token endpoint sent a token with an impossible expires_in",
+            ));
+        }
+        None => {
+            tracing::warn!(
+                life = ?LIFE_WHEN_ABSENT,
+                "the token endpoint did not say how long its token lives"
+            );
+            LIFE_WHEN_ABSENT
+        }
+    };
+    // An age beyond the life is a clock or a field gone wrong, not an answer that came too late.
+    let left = age(&answer.issued_at, date)
+        .and_then(|age| expires_in.checked_sub(age))
+        .filter(|left| !left.is_zero());
+    Ok(Grant {
+        access_token: answer.access_token,
+        life: left.unwrap_or(expires_in),
+    })
+}
+
+/// How old the token was when the server sent it, by the server's own clock. A caching proxy may have kept it for a while.
+fn age(issued_at: &serde_json::Value, date: Option<SystemTime>) -> Option<Duration> {
+    let issued_at = match issued_at {
+        serde_json::Value::Number(number) => number.as_u64()?,
+        serde_json::Value::String(text) => text.parse().ok()?,
+        _ => return None,
+    };
+    let sent_at = date?.duration_since(UNIX_EPOCH).ok()?;
+    sent_at.checked_sub(Duration::from_millis(issued_at))
+}
+
+/// A JSON number, or a string that holds one. A string that holds none becomes NaN, so that it is refused as a number.
+fn number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
+    match serde_json::Value::deserialize(deserializer)? {
+        serde_json::Value::Null => Ok(None),
+        serde_json::Value::Number(number) => Ok(number.as_f64()),
+        serde_json::Value::String(text) => Ok(Some(text.parse().unwrap_or(f64::NAN))),
+        _ => Err(de::Error::custom("neither a number nor a string")),
+    }
+}
+
+/// Whether the body is worth reading: for the token, or because the status alone does not tell what is wrong.
+pub(super) fn says_more_than_its_status(status: StatusCode) -> bool {
+    status.is_success() || status == StatusCode::BAD_REQUEST
+}
+
+/// Classifies an answer that is not 2xx.
+pub(super) fn refusal(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
+    let (kind, what) = match status.as_u16() {
+        401 => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
+        400 if names_invalid_client(body) => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
+        429 => (
+            ErrorKind::RateLimited,
+            "it limits the rate of token requests",
+        ),
+        408 | 425 | 500..=599 => (ErrorKind::Unavailable, "it is in trouble"),
+        300..=399 => (
+            ErrorKind::RequestRejected,
+            "redirects are not followed: check the token_url",
+        ),
+        _ => (
+            ErrorKind::RequestRejected,
+            "check the token_url and any proxy on the way",
+        ),
+    };
+    let status = status.as_u16();
+    let error = Error::with_message(
+        kind,
+        format!("the token endpoint answered {status}: {what}"),
+    );
+    match retry_after {
+        Some(wait) => error.with_retry_after(wait),
+        None => error,
+    }
+}
+
+const BAD_CREDENTIALS: &str =
+    "it does not accept the Project API Key and Secret; check or replace them";
+
+/// In any of the three envelopes that are seen: OS's own, RFC 6749's and Apigee's fault.
+fn names_invalid_client(body: &[u8]) -> bool {
+    let envelope: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    ["ErrorCode", "error"]
+        .iter()
+        .any(|name| envelope[name] == "invalid_client")
+        || fault::code(body).is_some_and(|code| code == "oauth.v2.InvalidClientIdentifier")
+}
+
+/// The answer goes on beyond any token's length.
+pub(super) fn too_long(status: StatusCode) -> Error {
+    if status.is_success() {
+        malformed("the token endpoint sent more than 64 KiB, which is no token")
+    } else {
+        refusal(status, &[], None)
+    }
+}
+
+fn no_token() -> Error {
+    malformed("the token endpoint's answer holds no access token: check the token_url")
+}
+
+fn malformed(message: &'static str) -> Error {
+    Error::with_message(ErrorKind::MalformedResponse, message)
+}

@@ -1,0 +1,219 @@
+//! One opaque error, with a kind to branch on.
+
+use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
+
+/// Why no access token could be had.
+///
+/// Opaque and cheap to clone, because everybody who waits for the same refresh gets the same error.
+/// It never contains a secret, a token or the body of an answer. `Display` says what happened and what to do;
+/// what lies beneath it is in [`source`](StdError::source).
+///
+/// Behind a `reqwest-middleware` chain, [`Error::find_in`] finds it.
+#[derive(Clone, thiserror::Error)]
+#[error("{message}")]
+pub struct Error {
+    kind: ErrorKind,
+    message: Cow<'static, str>,
+    source: Option<Arc<dyn StdError + Send + Sync>>,
+    retry_after: Option<Duration>,
+}
+
+/// What sort of failure an [`Error`] is.
+#[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
+#[non_exhaustive]
+pub enum ErrorKind {
+    /// A setting is missing or wrong, or the call came from outside a tokio runtime. Somebody has to change something.
+    Configuration,
+    /// OS does not accept the Project API Key and Secret. Check or replace them; the manager notices new ones without a restart.
+    CredentialsRejected,
+    /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a gateway in between.
+    RequestRejected,
+    /// The token endpoint answered 429. Transient.
+    RateLimited,
+    /// The token endpoint could not be reached, broke off, or answered with a server error. Transient.
+    Unavailable,
+    /// An answer came, but it holds no token that can be used. Transient.
+    MalformedResponse,
+    /// A time limit of ours passed. Transient.
+    Timeout,
+}
+
+impl ErrorKind {
+    /// Transient failures are tried again with a short backoff; for the others somebody has to change something first.
+    pub(crate) fn is_transient(self) -> bool {
+        match self {
+            Self::RateLimited | Self::Unavailable | Self::MalformedResponse | Self::Timeout => true,
+            Self::Configuration | Self::CredentialsRejected | Self::RequestRejected => false,
+        }
+    }
+
+    fn message(self) -> &'static str {
+        match self {
+            Self::Configuration => "the access token's source is not set up correctly",
+            Self::CredentialsRejected => {
+                "the Project API Key and Secret were rejected: check or replace them"
+            }
+            Self::RequestRejected => "the request for an access token was refused",
+            Self::RateLimited => "too many requests for access tokens",
+            Self::Unavailable => "the access token's source is unavailable",
+            Self::MalformedResponse => "the access token's source sent no usable token",
+            Self::Timeout => "the access token's source did not answer in time",
+        }
+    }
+}
+
+impl Error {
+    /// A failure of a user's own [`TokenSource`](crate::TokenSource) or [`CredentialsProvider`](crate::CredentialsProvider).
+    ///
+    /// The kind decides how soon the manager tries again (see [`is_transient`](Self::is_transient)). The source is
+    /// shown to whoever logs the error: keep secrets out of it.
+    pub fn new(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        Self::with_message(kind, kind.message()).caused_by(source)
+    }
+
+    pub(crate) fn with_message(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
+        Self {
+            kind,
+            message: message.into(),
+            source: None,
+            retry_after: None,
+        }
+    }
+
+    pub(crate) fn configuration(message: impl Into<Cow<'static, str>>) -> Self {
+        Self::with_message(ErrorKind::Configuration, message)
+    }
+
+    pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
+        self.source = Some(source.into().into());
+        self
+    }
+
+    /// Says how long to wait before the next attempt, as a `Retry-After` does.
+    ///
+    /// A [`TokenManager`](crate::TokenManager) takes it as the least time to wait, up to 60 s.
+    #[must_use]
+    pub fn with_retry_after(mut self, wait: Duration) -> Self {
+        self.retry_after = Some(wait);
+        self
+    }
+
+    /// What sort of failure this is.
+    #[must_use]
+    pub fn kind(&self) -> ErrorKind {
+        self.kind
+    }
+
+    /// Whether trying again later can help without anybody changing anything.
+    ///
+    /// True for [`RateLimited`](ErrorKind::RateLimited), [`Unavailable`](ErrorKind::Unavailable),
+    /// [`MalformedResponse`](ErrorKind::MalformedResponse) and [`Timeout`](ErrorKind::Timeout).
+    #[must_use]
+    pub fn is_transient(&self) -> bool {
+        self.kind.is_transient()
+    }
+
+    /// How long until another attempt makes sense, counted from when the error was returned.
+    ///
+    /// From a [`TokenManager`](crate::TokenManager): when its next attempt is due. From a
+    /// [`TokenEndpoint`](crate::TokenEndpoint) itself: the answer's `Retry-After` (RFC 9110, section 10.2.3).
+    #[must_use]
+    pub fn retry_after(&self) -> Option<Duration> {
+        self.retry_after
+    }
+
+    /// The first `Error` of this crate in a chain of sources, `error` itself included.
+    ///
+    /// It finds the reason why a `reqwest-middleware` chain sent no request, also behind `reqwest-retry`.
+    ///
+    /// ```
+    /// # use osdatahub_auth::{Error, ErrorKind};
+    /// let error = reqwest_middleware::Error::from(Error::new(ErrorKind::Unavailable, "down"));
+    /// let reason = Error::find_in(&error).expect("the chain failed for want of a token");
+    /// assert!(reason.is_transient());
+    /// ```
+    #[must_use]
+    pub fn find_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
+        std::iter::successors(Some(error), |&error| error.source())
+            .find_map(|error| error.downcast_ref())
+    }
+}
+
+/// Shows the sources by their `Display`: a foreign type's `Debug` may hold more than it should.
+impl fmt::Debug for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        let first = self
+            .source
+            .as_deref()
+            .map(|source| source as &(dyn StdError + 'static));
+        let causes: Vec<_> = std::iter::successors(first, |&error| error.source())
+            .map(ToString::to_string)
+            .collect();
+        f.debug_struct("Error")
+            .field("kind", &self.kind)
+            .field("message", &self.message)
+            .field("causes", &causes)
+            .field("retry_after", &self.retry_after)
+            .finish()
+    }
+}
+
+/// `reqwest_middleware::Error` and `reqwest-retry` show their inner error's *source*, never the inner error itself.
+/// One layer above ours keeps it reachable.
+#[derive(Debug, thiserror::Error)]
+#[error("the request was not sent, as no OS access token could be had")]
+struct NotSent(#[source] Error);
+
+impl From<Error> for reqwest_middleware::Error {
+    fn from(error: Error) -> Self {
+        Self::middleware(NotSent(error))
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    const KINDS: [(ErrorKind, bool); 7] = [
+        (ErrorKind::Configuration, false),
+        (ErrorKind::CredentialsRejected, false),
+        (ErrorKind::RequestRejected, false),
+        (ErrorKind::RateLimited, true),
+        (ErrorKind::Unavailable, true),
+        (ErrorKind::MalformedResponse, true),
+        (ErrorKind::Timeout, true),
+    ];
+
+    #[test]
+    fn only_failures_that_pass_by_themselves_are_transient() {
+        for (kind, transient) in KINDS {
+            assert_eq!(Error::new(kind, "x").is_transient(), transient, "{kind:?}");
+        }
+    }
+
+    #[test]
+    fn display_is_lower_case_without_a_full_stop_and_leaves_the_source_to_source() {
+        for (kind, _) in KINDS {
+            let error = Error::new(kind, "the cause");
+            let shown = error.to_string();
+            assert!(shown.starts_with(char::is_lowercase), "{shown}");
+            assert!(!shown.ends_with('.'), "{shown}");
+            assert!(!shown.contains("the cause"), "{shown}");
+            assert_eq!(error.source().unwrap().to_string(), "the cause");
+        }
+    }
+
+    #[test]
+    fn a_middleware_error_leads_back_to_ours() {
+        let ours = Error::new(ErrorKind::RateLimited, "x").with_retry_after(Duration::from_secs(7));
+        let error = reqwest_middleware::Error::from(ours);
+        let found = Error::find_in(&error).expect("ours is in the chain");
+        assert_eq!(found.kind(), ErrorKind::RateLimited);
+        assert_eq!(found.retry_after(), Some(Duration::from_secs(7)));
+    }
+
+    #[test]
+    fn nothing_is_found_in_a_strangers_error() {
+        assert!(Error::find_in(&std::io::Error::other("x")).is_none());
+    }
+}

@@ -1,0 +1,48 @@
+//! The fault that Apigee, OS's gateway, puts in a body.
+
+/// Its `errorcode`, from JSON or from XML: OS sends the one with an API's answer and the other with a map tile's.
+pub(crate) fn code(body: &[u8]) -> Option<String> {
+    let body = std::str::from_utf8(body).ok()?.trim_start();
+    if body.starts_with('<') {
+        let (_, fault) = body.split_once("<fault")?;
+        let (_, code) = fault.split_once("<errorcode>")?;
+        let (code, _) = code.split_once("</errorcode>")?;
+        Some(code.trim().to_owned())
+    } else {
+        let json: serde_json::Value = serde_json::from_str(body).ok()?;
+        let code = json.pointer("/fault/detail/errorcode")?.as_str()?;
+        Some(code.to_owned())
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_code_is_read_from_json_and_from_xml() {
+        let json = br#"{"fault":{"faultstring":"x","detail":{"errorcode":"oauth.v2.X"}}}"#;
+        assert_eq!(code(json).as_deref(), Some("oauth.v2.X"));
+        let xml = b"<?xml version=\"1.0\"?>\n<fault><faultstring>x</faultstring><detail>\n  <errorcode>oauth.v2.X</errorcode>\n</detail></fault>";
+        assert_eq!(code(xml).as_deref(), Some("oauth.v2.X"));
+    }
+
+    #[test]
+    fn anything_else_has_no_code() {
+        for body in [
+            &b""[..],
+            b"\xff\xfe",
+            b"<html><body>401</body></html>",
+            b"<fault><errorcode>cut o",
+            b"<errorcode>oauth.v2.X</errorcode>",
+            b"{}",
+            b"[]",
+            b"null",
+            br#"{"fault":"x"}"#,
+            br#"{"fault":{"detail":{"errorcode":401}}}"#,
+            br#"{"fault":{"detail":{"errorcode":"cut"#,
+        ] {
+            assert_eq!(code(body), None, "{}", String::from_utf8_lossy(body));
+        }
+    }
+}

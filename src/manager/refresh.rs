@@ -1,0 +1,157 @@
+//! One refresh: a task of its own, which no caller can cancel.
+
+use std::{
+    future::{Future, poll_fn},
+    panic::{AssertUnwindSafe, catch_unwind},
+    pin::pin,
+    sync::{Arc, Weak},
+    task::Poll,
+};
+
+use tokio::{
+    runtime::Handle,
+    sync::watch,
+    time::{Instant, sleep_until, timeout},
+};
+use tracing::{Instrument, Span, error, info, info_span, warn};
+
+use super::{
+    Inner,
+    state::{Attempt, Settled},
+};
+use crate::{AccessToken, Error, ErrorKind, TokenSource, schedule};
+
+/// Starts an attempt that [`State`](super::state::State) has elected us to make.
+///
+/// The task knows the manager only weakly and ends with it. Its span is a root, so that no request's span stays open
+/// for as long as the refresh takes.
+pub(super) fn spawn(runtime: &Handle, manager: &Arc<Inner>, attempt: Attempt) {
+    let span = info_span!(parent: None, "os_token_refresh", attempt = attempt.id);
+    span.follows_from(Span::current());
+    let gone = gone(manager.ended.subscribe());
+    let baton = Baton {
+        manager: Arc::downgrade(manager),
+        attempt: attempt.id,
+    };
+    let task = async move {
+        tokio::select! {
+            () = gone => {}
+            () = run(baton, attempt.starts) => {}
+        }
+    };
+    runtime.spawn(task.instrument(span));
+}
+
+/// Resolves when the manager's last handle has been dropped.
+async fn gone<T>(mut manager: watch::Receiver<T>) {
+    while manager.changed().await.is_ok() {}
+}
+
+async fn run(baton: Baton, starts: Instant) {
+    if starts > Instant::now() {
+        sleep_until(starts).await;
+    }
+    let Some((source, replaces)) = baton.what_to_do() else {
+        return;
+    };
+    let brought = fetch(&*source, replaces.as_ref()).await;
+    drop(source);
+    baton.settle(brought);
+}
+
+/// A fetch that always ends, and never in a panic.
+async fn fetch(
+    source: &dyn TokenSource,
+    replaces: Option<&AccessToken>,
+) -> Result<AccessToken, Error> {
+    let failed = |kind, message| Err(Error::with_message(kind, message));
+    let mut fetch = pin!(timeout(schedule::FETCH_LIMIT, source.fetch(replaces)));
+    poll_fn(
+        |context| match catch_unwind(AssertUnwindSafe(|| fetch.as_mut().poll(context))) {
+            Ok(Poll::Pending) => Poll::Pending,
+            Ok(Poll::Ready(Ok(brought))) => Poll::Ready(brought),
+            Ok(Poll::Ready(Err(_))) => Poll::Ready(failed(
+                ErrorKind::Timeout,
+                "the token source was given up after 30 s without an answer",
+            )),
+            Err(_) => Poll::Ready(failed(
+                ErrorKind::Unavailable,
+                "the token source panicked: see its panic message",
+            )),
+        },
+    )
+    .await
+}
+
+/// The right to settle an attempt. If it is dropped before, with its runtime or a cancelled task, the attempt is
+/// abandoned and the next caller starts another.
+struct Baton {
+    manager: Weak<Inner>,
+    attempt: u64,
+}
+
+impl Baton {
+    fn what_to_do(&self) -> Option<(Arc<dyn TokenSource>, Option<AccessToken>)> {
+        let manager = self.manager.upgrade()?;
+        let replaces = manager.read().replaces().cloned();
+        Some((manager.source.clone(), replaces))
+    }
+
+    fn settle(self, brought: Result<AccessToken, Error>) {
+        if let Some(settled) = self
+            .manager
+            .upgrade()
+            .and_then(|m| m.settle(self.attempt, brought))
+        {
+            report(&settled);
+        }
+    }
+}
+
+impl Drop for Baton {
+    fn drop(&mut self) {
+        if let Some(manager) = self.manager.upgrade() {
+            manager.abandon(self.attempt);
+        }
+    }
+}
+
+/// One event an outcome. Only the first failure and then every doubling are warnings, so that an outage does not flood a log.
+fn report(settled: &Settled) {
+    match settled {
+        Settled::Adopted { after_failures: 0 } => tracing::debug!("new access token"),
+        Settled::Adopted { after_failures } => {
+            info!(after_failures, "new access token: recovered");
+        }
+        Settled::Failed { error, failures } => {
+            let kind = tracing::field::debug(error.kind());
+            let retry_in = tracing::field::debug(error.retry_after().unwrap_or_default());
+            let cause: &(dyn std::error::Error + 'static) = error;
+            if !failures.is_power_of_two() {
+                tracing::debug!(
+                    kind,
+                    failures,
+                    retry_in,
+                    error = cause,
+                    "token refresh failed"
+                );
+            } else if error.is_transient() {
+                warn!(
+                    kind,
+                    failures,
+                    retry_in,
+                    error = cause,
+                    "token refresh failed"
+                );
+            } else {
+                error!(
+                    kind,
+                    failures,
+                    retry_in,
+                    error = cause,
+                    "token refresh failed"
+                );
+            }
+        }
+    }
+}

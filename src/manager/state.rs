@@ -1,0 +1,350 @@
+//! The life of a token: who may use it, who refreshes it, who waits, who gives up. Pure: it takes `now` and does no I/O.
+
+use std::{ops::RangeInclusive, time::Duration};
+
+use tokio::time::Instant;
+
+use super::status::{TokenState, TokenStatus};
+use crate::{AccessToken, Error, ErrorKind, clock::Moment, schedule};
+
+/// What a caller asks for.
+#[derive(Debug, Clone, Copy)]
+pub(crate) enum Need<'a> {
+    /// Any token that can be used now.
+    Usable,
+    /// One that lasts this long, or for half of its own life if that is less.
+    Lasting(Duration),
+    /// Any but this one, which the API did not accept.
+    OtherThan(&'a AccessToken),
+}
+
+/// How the API refused a token.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Refusal {
+    /// It said that the token is no good: nobody may use it any more.
+    Rejected,
+    /// It said nothing that can be understood: the token is replaced, but serves until then.
+    Unclear,
+}
+
+/// One fetch, running or waiting for its time.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) struct Attempt {
+    pub(crate) id: u64,
+    pub(crate) starts: Instant,
+}
+
+impl Attempt {
+    /// From then on it counts as lost. A fetch is given up before that, so this happens only to one whose runtime
+    /// stands still, and nobody may hang on that.
+    pub(crate) fn lost_at(self) -> Instant {
+        self.starts + schedule::LOST_AFTER
+    }
+}
+
+/// A caller's place in an attempt.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Joined {
+    /// It was elected: it has to start the attempt.
+    Leading(Attempt),
+    /// It waits for somebody else's.
+    Following(Attempt),
+}
+
+/// What an attempt came to.
+#[derive(Debug)]
+pub(crate) enum Settled {
+    /// A new token, after so many failures.
+    Adopted { after_failures: u32 },
+    /// This many failures in a row, this one included. The error says when the next attempt is due.
+    Failed { error: Error, failures: u32 },
+}
+
+#[derive(Debug)]
+pub(crate) struct State {
+    refresh_at: RangeInclusive<f64>,
+    held: Option<Held>,
+    /// The last token that the API rejected.
+    rejected: Option<AccessToken>,
+    attempt: Option<Attempt>,
+    attempts: u64,
+    /// No attempt starts earlier.
+    not_before: Option<Instant>,
+    failures: Failures,
+    /// The life of the last token that there was.
+    life: Option<Duration>,
+    refusals: Refusals,
+}
+
+#[derive(Debug)]
+struct Held {
+    token: AccessToken,
+    windows: schedule::Windows,
+    since: Instant,
+    /// The API refused it, but not in so many words.
+    suspected: bool,
+}
+
+/// The failures since the last token came.
+#[derive(Debug, Default)]
+struct Failures {
+    count: u32,
+    /// How many of them, the last ones, are transient or terminal like the last.
+    of_a_sort: u32,
+    last: Option<Error>,
+}
+
+/// How 401s keep coming. Guards against a wall of them: each new token has to be held for longer to be replaced.
+#[derive(Debug, Default)]
+struct Refusals {
+    wait: Duration,
+    last: Option<Instant>,
+}
+
+impl State {
+    pub(crate) fn new(refresh_at: RangeInclusive<f64>) -> Self {
+        Self {
+            refresh_at,
+            held: None,
+            rejected: None,
+            attempt: None,
+            attempts: 0,
+            not_before: None,
+            failures: Failures::default(),
+            life: None,
+            refusals: Refusals::default(),
+        }
+    }
+
+    /// The token, if there is one that meets the need at once.
+    pub(crate) fn usable(&self, now: Moment, need: Need<'_>) -> Option<&AccessToken> {
+        let held = self.held.as_ref()?;
+        let token = &held.token;
+        let meets = match need {
+            Need::Usable => true,
+            Need::Lasting(at_least) => token.remaining_at(now) >= at_least.min(token.life() / 2),
+            Need::OtherThan(refused) => !token.is(refused),
+        };
+        (meets && held.state(now) != TokenState::Unusable).then_some(token)
+    }
+
+    /// When the next refresh is to start, whether or not anybody waits for it. `None` while one is under way.
+    pub(crate) fn next_renewal(&self, now: Moment) -> Option<Instant> {
+        if self.under_way(now.monotonic).is_some() {
+            return None;
+        }
+        let fresh_for = self
+            .held
+            .as_ref()
+            .map_or(Duration::ZERO, |held| held.fresh_for(now));
+        Some((now.monotonic + fresh_for).max(self.earliest(now.monotonic)))
+    }
+
+    /// Elects the caller to refresh, if that is due and nobody else does.
+    pub(crate) fn renew(&mut self, now: Moment) -> Option<Attempt> {
+        let due = self.next_renewal(now)? <= now.monotonic;
+        due.then(|| self.start(now.monotonic))
+    }
+
+    /// A place in the attempt that is under way, or else in the next one, for a caller who can wait until `deadline`.
+    ///
+    /// It fails at once if that attempt comes too late for the caller, or if the last one failed in a way that the
+    /// next is not likely to mend.
+    pub(crate) fn join(&mut self, now: Moment, deadline: Instant) -> Result<Joined, Error> {
+        let now = now.monotonic;
+        let under_way = self.under_way(now);
+        let starts = under_way.map_or_else(|| self.earliest(now), |attempt| attempt.starts);
+        let hopeless = self
+            .failures
+            .last
+            .as_ref()
+            .is_some_and(|last| !last.is_transient());
+        if starts > now && (starts > deadline || hopeless) {
+            return Err(self.not_yet(starts - now));
+        }
+        Ok(match under_way {
+            Some(attempt) => Joined::Following(attempt),
+            None => Joined::Leading(self.start(starts)),
+        })
+    }
+
+    /// The token that a fetch is to replace.
+    pub(crate) fn replaces(&self) -> Option<&AccessToken> {
+        let held = self.held.as_ref().map(|held| &held.token);
+        held.or(self.rejected.as_ref())
+    }
+
+    /// Ends an attempt with what it brought. `None` if it had been given up for lost. `random` lies in [0, 1).
+    pub(crate) fn settle(
+        &mut self,
+        attempt: u64,
+        now: Moment,
+        brought: Result<AccessToken, Error>,
+        random: f64,
+    ) -> Option<Settled> {
+        self.attempt.take_if(|under_way| under_way.id == attempt)?;
+        let settled = match brought.and_then(|token| self.adopt(now, token, random)) {
+            Ok(()) => {
+                self.not_before = Some(now.monotonic + schedule::AFTER_SUCCESS);
+                let after_failures = std::mem::take(&mut self.failures).count;
+                Settled::Adopted { after_failures }
+            }
+            Err(error) => {
+                let wait = schedule::backoff(self.failures.add(&error), self.life, random);
+                self.not_before = Some(now.monotonic + wait);
+                Settled::Failed {
+                    error: error.with_retry_after(wait),
+                    failures: self.failures.count,
+                }
+            }
+        };
+        Some(settled)
+    }
+
+    /// Ends an attempt that was cut off before it came to anything, so that the next caller is elected.
+    /// False if it had been given up for lost.
+    pub(crate) fn abandon(&mut self, attempt: u64) -> bool {
+        let ended = self.attempt.take_if(|under_way| under_way.id == attempt);
+        ended.is_some()
+    }
+
+    /// The API refused this token. Says whether the request is worth repeating with another one.
+    pub(crate) fn refuse(&mut self, now: Moment, token: &AccessToken, refusal: Refusal) -> bool {
+        let Some(held) = self.held.as_mut().filter(|held| held.token.is(token)) else {
+            return true; // It has been replaced already, or is about to be.
+        };
+        if !held.suspected && !self.refusals.admit(now.monotonic, held) {
+            return false;
+        }
+        match refusal {
+            Refusal::Unclear => held.suspected = true,
+            Refusal::Rejected => self.rejected = self.held.take().map(|held| held.token),
+        }
+        true
+    }
+
+    pub(crate) fn status(&self, now: Moment) -> TokenStatus {
+        let held = self.held.as_ref();
+        TokenStatus {
+            state: held.map_or(TokenState::Missing, |held| held.state(now)),
+            remaining: held.map_or(Duration::ZERO, |held| held.token.remaining_at(now)),
+            next_attempt: self.next_renewal(now).map(|at| at - now.monotonic),
+            consecutive_failures: self.failures.count,
+            last_error: self.failures.last.as_ref().map(Error::kind),
+        }
+    }
+
+    fn under_way(&self, now: Instant) -> Option<Attempt> {
+        self.attempt.filter(|attempt| now < attempt.lost_at())
+    }
+
+    fn earliest(&self, now: Instant) -> Instant {
+        self.not_before
+            .map_or(now, |not_before| not_before.max(now))
+    }
+
+    fn start(&mut self, starts: Instant) -> Attempt {
+        self.attempts += 1;
+        let attempt = Attempt {
+            id: self.attempts,
+            starts,
+        };
+        self.attempt = Some(attempt);
+        attempt
+    }
+
+    fn adopt(&mut self, now: Moment, token: AccessToken, random: f64) -> Result<(), Error> {
+        let malformed = |message| Error::with_message(ErrorKind::MalformedResponse, message);
+        if self
+            .rejected
+            .as_ref()
+            .is_some_and(|rejected| rejected.is(&token))
+        {
+            return Err(malformed(
+                "the new access token is the one that the API rejected",
+            ));
+        }
+        let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
+        let held = Held {
+            windows: schedule::Windows::new(token.life(), from + (to - from) * random),
+            token,
+            since: now.monotonic,
+            suspected: false,
+        };
+        if held.state(now) == TokenState::Unusable {
+            return Err(malformed("the new access token has expired already"));
+        }
+        self.life = Some(held.token.life());
+        self.held = Some(held);
+        Ok(())
+    }
+
+    fn not_yet(&self, wait: Duration) -> Error {
+        let too_late = || {
+            Error::with_message(
+                ErrorKind::Timeout,
+                "the next access token is not due within the acquire_timeout",
+            )
+        };
+        let error = self.failures.last.clone().unwrap_or_else(too_late);
+        error.with_retry_after(wait)
+    }
+}
+
+impl Held {
+    fn state(&self, now: Moment) -> TokenState {
+        let age = self.token.age_at(now);
+        if age >= self.windows.unusable {
+            TokenState::Unusable
+        } else if self.suspected || age >= self.windows.stale {
+            TokenState::Stale
+        } else {
+            TokenState::Fresh
+        }
+    }
+
+    fn fresh_for(&self, now: Moment) -> Duration {
+        if self.suspected {
+            return Duration::ZERO;
+        }
+        self.windows.stale.saturating_sub(self.token.age_at(now))
+    }
+}
+
+impl Failures {
+    fn add(&mut self, error: &Error) -> schedule::Failure {
+        let transient = error.is_transient();
+        let same_sort = self
+            .last
+            .as_ref()
+            .is_some_and(|last| last.is_transient() == transient);
+        self.of_a_sort = if same_sort {
+            self.of_a_sort.saturating_add(1)
+        } else {
+            1
+        };
+        self.count = self.count.saturating_add(1);
+        self.last = Some(error.clone());
+        schedule::Failure {
+            transient,
+            in_a_row: self.of_a_sort,
+            retry_after: error.retry_after(),
+        }
+    }
+}
+
+impl Refusals {
+    /// Whether this refusal of the token in use may cost a new token.
+    fn admit(&mut self, now: Instant, held: &Held) -> bool {
+        let kept_coming = self.last.is_some_and(|last| now - last < self.wait * 2);
+        if !kept_coming {
+            self.wait = schedule::first_rejection_wait(held.token.life());
+        }
+        self.last = Some(now);
+        let admitted = now - held.since >= self.wait;
+        if admitted && kept_coming {
+            self.wait = schedule::next_rejection_wait(self.wait);
+        }
+        admitted
+    }
+}

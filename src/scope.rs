@@ -1,0 +1,171 @@
+//! Which origins may see the token.
+
+use url::{Host, Url};
+
+use crate::Error;
+
+/// Exact origins, compared as parsed scheme, host and port (RFC 6454), never as text.
+#[derive(Debug, Clone)]
+pub(crate) struct Scope {
+    origins: Vec<Origin>,
+}
+
+#[derive(Debug, Clone, PartialEq, Eq)]
+pub(crate) struct Origin {
+    scheme: String,
+    host: Host,
+    port: u16,
+}
+
+impl Scope {
+    /// `https://api.os.uk` and nothing else.
+    pub(crate) fn data_hub() -> Self {
+        let data_hub = Origin {
+            scheme: "https".to_owned(),
+            host: Host::Domain("api.os.uk".to_owned()),
+            port: 443,
+        };
+        Self {
+            origins: vec![data_hub],
+        }
+    }
+
+    pub(crate) fn add(&mut self, origin: &Url) -> Result<(), Error> {
+        let refused = |why| {
+            Err(Error::configuration(format!(
+                "the origin of with_origin {why}"
+            )))
+        };
+        if !origin.username().is_empty() || origin.password().is_some() {
+            return refused("must not carry user info");
+        }
+        if origin.path() != "/" || origin.query().is_some() || origin.fragment().is_some() {
+            return refused("must be scheme, host and port alone, without a path or a query");
+        }
+        if !may_carry_secrets(origin) {
+            return refused("has to be https, or http to a loopback address");
+        }
+        match Origin::of(origin) {
+            Some(origin) => self.origins.push(origin),
+            None => return refused("has no host"),
+        }
+        Ok(())
+    }
+
+    /// The origin in scope that the URL has.
+    pub(crate) fn origin_of(&self, url: &Url) -> Option<&Origin> {
+        self.origins.iter().find(|origin| origin.is_of(url))
+    }
+}
+
+impl Origin {
+    fn of(url: &Url) -> Option<Self> {
+        Some(Self {
+            scheme: url.scheme().to_owned(),
+            host: url.host()?.to_owned(),
+            port: url.port_or_known_default()?,
+        })
+    }
+
+    /// The same as equality with `Url::origin()` for http and https, without its allocations.
+    pub(crate) fn is_of(&self, url: &Url) -> bool {
+        let same_host = match (&self.host, url.host()) {
+            (Host::Domain(ours), Some(Host::Domain(theirs))) => ours == theirs,
+            (Host::Ipv4(ours), Some(Host::Ipv4(theirs))) => *ours == theirs,
+            (Host::Ipv6(ours), Some(Host::Ipv6(theirs))) => *ours == theirs,
+            _ => false,
+        };
+        same_host && self.scheme == url.scheme() && Some(self.port) == url.port_or_known_default()
+    }
+}
+
+/// Whether a secret or a token may travel there: over https, or without leaving the machine.
+pub(crate) fn may_carry_secrets(url: &Url) -> bool {
+    match url.scheme() {
+        "https" => true,
+        "http" => is_loopback(url),
+        _ => false,
+    }
+}
+
+pub(crate) fn is_loopback(url: &Url) -> bool {
+    match url.host() {
+        Some(Host::Ipv4(address)) => address.is_loopback(),
+        Some(Host::Ipv6(address)) => address.is_loopback(),
+        Some(Host::Domain(name)) => name == "localhost",
+        None => false,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    fn url(text: &str) -> Url {
+        text.parse().unwrap()
+    }
+
+    #[test]
+    fn only_the_exact_origin_is_in_scope() {
+        let scope = Scope::data_hub();
+        for inside in [
+            "https://api.os.uk",
+            "https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png?x=1",
+            "https://api.os.uk:443/",
+            "https://API.OS.UK/",
+            "HTTPS://api.os.uk/",
+        ] {
+            assert!(scope.origin_of(&url(inside)).is_some(), "{inside}");
+        }
+        for outside in [
+            "http://api.os.uk/",
+            "https://api.os.uk.evil.example/",
+            "https://api.os.uk:8443/",
+            "https://api.os.uk@evil.example/",
+            "https://evil.example/https://api.os.uk/",
+            "https://evil.example/?u=https://api.os.uk/",
+            "https://api.os.uk./",
+            "https://xapi.os.uk/",
+            "https://os.uk/",
+            "https://127.0.0.1/",
+            "wss://api.os.uk/",
+            "data:text/plain,api.os.uk",
+        ] {
+            assert!(scope.origin_of(&url(outside)).is_none(), "{outside}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_added_only_if_it_is_one_and_safe() {
+        for good in [
+            "https://gateway.example",
+            "https://gateway.example:8443/",
+            "http://127.0.0.1:8080",
+            "http://127.8.9.10",
+            "http://[::1]:8080",
+            "http://localhost:8080",
+        ] {
+            let mut scope = Scope::data_hub();
+            scope.add(&url(good)).unwrap();
+            assert!(scope.origin_of(&url(good)).is_some(), "{good}");
+        }
+        for bad in [
+            "http://gateway.example",
+            "http://10.0.0.1",
+            "http://localhost.evil.example",
+            "https://gateway.example/path",
+            "https://gateway.example/?query",
+            "https://gateway.example/#fragment",
+            "https://user@gateway.example",
+            "https://:hunter2@gateway.example",
+            "ftp://gateway.example",
+            "file:///etc/passwd",
+            "data:text/plain,x",
+        ] {
+            let error = Scope::data_hub().add(&url(bad)).unwrap_err();
+            assert_eq!(error.kind(), crate::ErrorKind::Configuration, "{bad}");
+            assert!(error.to_string().contains("with_origin"), "{error}");
+            assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+}

@@ -1,0 +1,251 @@
+//! An endpoint that fails: what callers see of it, and how often it is asked. In paused time, with a source inside the
+//! process.
+
+mod common;
+
+use std::time::Duration;
+
+use common::{Answer, LIFE, Source, millis, secs};
+use osdatahub_auth::{Error, ErrorKind, TokenState};
+use tokio::time::{Instant, advance, sleep};
+
+/// Fails between two moments, counted from when the source was made.
+fn down(from: Duration, to: Duration) -> impl Fn(usize) -> Answer {
+    let start = Instant::now();
+    move |_| {
+        if (from..to).contains(&start.elapsed()) {
+            Answer::failure(ErrorKind::Unavailable).after(millis(20))
+        } else {
+            Answer::token(LIFE).after(millis(20))
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_endpoint_that_dies_at_60_s_is_not_felt_before_289_s_and_costs_at_most_60_posts() {
+    let source = Source::new(down(secs(60), Duration::MAX));
+    let tokens = source.manager();
+    let start = Instant::now();
+    let mut first_error = None;
+    while start.elapsed() < secs(600) {
+        match tokens.token().await {
+            Ok(token) => assert!(!token.remaining().is_zero(), "sent past expiry"),
+            Err(_) => _ = first_error.get_or_insert(start.elapsed()),
+        }
+        sleep(millis(100)).await;
+    }
+    assert!(first_error.unwrap() >= secs(289), "{first_error:?}");
+    let posts = source.count() - 1;
+    assert!(posts <= 60, "{posts} POSTs");
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_from_60_s_to_280_s_is_not_felt_at_all() {
+    for _ in 0..50 {
+        let source = Source::new(down(secs(60), secs(280)));
+        let tokens = source.manager();
+        let start = Instant::now();
+        while start.elapsed() < secs(400) {
+            tokens.token().await.unwrap();
+            sleep(millis(100)).await;
+        }
+        assert_eq!(tokens.status().consecutive_failures, 0);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_day_of_every_other_answer_failing_shows_no_error_and_costs_at_most_760_posts() {
+    let source = Source::new(|n| {
+        if n % 2 == 0 {
+            Answer::failure(ErrorKind::Unavailable).after(millis(20))
+        } else {
+            Answer::token(LIFE).after(millis(20))
+        }
+    });
+    let tokens = source.manager();
+    let start = Instant::now();
+    while start.elapsed() < secs(86_400) {
+        for _ in 0..10 {
+            tokens.token().await.unwrap();
+        }
+        sleep(millis(100)).await;
+    }
+    assert!(source.count() <= 760, "{} POSTs", source.count());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_failed_refresh_leaves_the_token_as_it_was() {
+    let source = Source::new(|n| match n {
+        1 => Answer::token(LIFE),
+        _ => Answer::failure(ErrorKind::MalformedResponse),
+    });
+    let tokens = source.manager();
+    let first = tokens.token().await.unwrap();
+    while tokens.current().is_some() {
+        let token = tokens.token().await.unwrap();
+        assert_eq!(token.expose_secret(), first.expose_secret());
+        sleep(secs(1)).await;
+    }
+    assert!(
+        first.remaining() > secs(8),
+        "not shortened: {:?}",
+        first.remaining()
+    );
+    let status = tokens.status();
+    assert_eq!(status.state, TokenState::Unusable);
+    assert_eq!(status.last_error, Some(ErrorKind::MalformedResponse));
+    assert!(status.consecutive_failures >= 3);
+}
+
+/// The pauses between one fetch's end and the next one's start, under a steady demand that never finds a token.
+async fn pauses(
+    script: impl Fn(usize) -> Answer + Send + Sync + 'static,
+    fetches: usize,
+) -> Vec<f64> {
+    let source = Source::new(script);
+    let tokens = source.manager();
+    while source.count() < fetches {
+        let _ = tokens.token().await;
+        sleep(millis(10)).await;
+    }
+    let fetches = source.fetches();
+    fetches
+        .windows(2)
+        .map(|pair| (pair[1].started - pair[0].ended.unwrap()).as_secs_f64())
+        .collect()
+}
+
+#[tokio::test(start_paused = true)]
+async fn failures_back_off_from_1_s_doubling_to_15_s_with_equal_jitter() {
+    let mut first = Vec::new();
+    for _ in 0..20 {
+        let pauses = pauses(|_| Answer::failure(ErrorKind::Unavailable), 8).await;
+        for (pause, full) in pauses.iter().zip([1.0, 2.0, 4.0, 8.0, 15.0, 15.0, 15.0]) {
+            // The caller's own pause of 10 ms may come on top.
+            assert!((full / 2.0..=full + 0.012).contains(pause), "{pauses:?}");
+        }
+        first.push(pauses[0]);
+    }
+    first.sort_by(f64::total_cmp);
+    assert!(first[19] - first[0] > 0.1, "jittered: {first:?}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_terminal_failure_is_tried_again_after_5_s_doubling_to_30_s() {
+    for kind in [
+        ErrorKind::Configuration,
+        ErrorKind::CredentialsRejected,
+        ErrorKind::RequestRejected,
+    ] {
+        let pauses = pauses(move |_| Answer::failure(kind), 6).await;
+        for (pause, full) in pauses.iter().zip([5.0, 10.0, 20.0, 30.0, 30.0]) {
+            assert!((full..=full + 0.012).contains(pause), "{pauses:?}");
+        }
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn retry_after_is_a_floor_and_at_most_60_s() {
+    for (said, least, most) in [(7, 7.0, 7.02), (3_600, 60.0, 60.02), (0, 0.5, 1.02)] {
+        let script = move |_| {
+            let error = Error::new(ErrorKind::RateLimited, "scripted");
+            Answer::error(error.with_retry_after(secs(said)))
+        };
+        let pauses = pauses(script, 2).await;
+        assert!((least..=most).contains(&pauses[0]), "{said}: {pauses:?}");
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn between_attempts_a_caller_waits_for_the_next_one_if_that_can_help_it() {
+    let source = Source::new(|n| match n {
+        1 => Answer::failure(ErrorKind::Unavailable),
+        _ => Answer::token(LIFE),
+    });
+    let tokens = source.manager();
+    tokens.token().await.unwrap_err();
+    tokens.token().await.unwrap();
+    assert_eq!(source.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn between_attempts_a_caller_fails_at_once_if_the_next_one_comes_too_late_or_cannot_help() {
+    let too_late = Error::new(ErrorKind::RateLimited, "scripted").with_retry_after(secs(40));
+    let hopeless = Error::new(ErrorKind::CredentialsRejected, "scripted");
+    for (error, due) in [(too_late, secs(40)), (hopeless, secs(5))] {
+        let source = Source::new(move |_| Answer::error(error.clone()));
+        let tokens = source.manager();
+        let shared = tokens.token().await.unwrap_err();
+        assert_eq!(shared.retry_after(), Some(due));
+        advance(secs(1)).await;
+        let before = Instant::now();
+        let error = tokens.token().await.unwrap_err();
+        assert_eq!(before.elapsed(), Duration::ZERO);
+        assert_eq!(error.kind(), shared.kind());
+        assert_eq!(error.retry_after(), Some(due - secs(1)));
+        assert_eq!(source.count(), 1);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn fifty_callers_of_a_failing_endpoint_cost_one_post_an_attempt() {
+    let source = Source::new(|_| Answer::failure(ErrorKind::Unavailable).after(millis(100)));
+    let tokens = source.manager();
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let tokens = tokens.clone();
+            tokio::spawn(async move {
+                let start = Instant::now();
+                for _ in 0..3 {
+                    tokens.token().await.unwrap_err();
+                }
+                start.elapsed()
+            })
+        })
+        .collect();
+    for caller in callers {
+        assert!(caller.await.unwrap() <= millis(3_300));
+    }
+    assert_eq!(source.count(), 3);
+}
+
+#[tokio::test(start_paused = true)]
+async fn rejected_credentials_are_tried_again_so_a_rotated_secret_needs_no_restart() {
+    let source = Source::new(|n| match n {
+        1 | 4 => Answer::token(LIFE),
+        _ => Answer::failure(ErrorKind::CredentialsRejected),
+    });
+    let tokens = source.manager();
+    let start = Instant::now();
+    let mut failed = 0;
+    while source.count() < 4 {
+        failed += usize::from(tokens.token().await.is_err());
+        sleep(secs(1)).await;
+    }
+    assert_eq!(failed, 0, "the old token served meanwhile");
+    assert!(start.elapsed() < secs(289));
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_kind_of_failure_is_for_ever() {
+    for kind in [
+        ErrorKind::Configuration,
+        ErrorKind::CredentialsRejected,
+        ErrorKind::RequestRejected,
+        ErrorKind::RateLimited,
+        ErrorKind::Unavailable,
+        ErrorKind::MalformedResponse,
+        ErrorKind::Timeout,
+    ] {
+        let source = Source::new(move |n| match n {
+            1..=20 => Answer::failure(kind),
+            _ => Answer::token(LIFE),
+        });
+        let tokens = source.manager();
+        let start = Instant::now();
+        while tokens.token().await.is_err() {
+            sleep(millis(500)).await;
+            assert!(start.elapsed() < secs(700), "{kind:?} is for ever");
+        }
+    }
+}

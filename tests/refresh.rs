@@ -1,0 +1,306 @@
+//! One refresh in flight, and nothing that happens to a caller, a runtime or a source can stop the next: in paused time,
+//! or on runtimes of their own, with a source inside the process.
+
+mod common;
+
+use std::{
+    sync::{
+        Arc, Mutex,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use common::{Answer, LIFE, Source, millis, secs};
+use osdatahub_auth::{AccessToken, Error, ErrorKind, TokenManager, TokenSource, TokenState};
+use tokio::{
+    runtime::{Builder, Runtime},
+    time::{Instant, advance, sleep, timeout},
+};
+
+fn runtime() -> Runtime {
+    Builder::new_multi_thread()
+        .worker_threads(1)
+        .enable_all()
+        .build()
+        .unwrap()
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_every_caller_does_not_stop_the_refresh() {
+    let source = Source::new(|_| Answer::token(LIFE).after(secs(3)));
+    let tokens = source.manager();
+    for _ in 0..10 {
+        timeout(millis(100), tokens.token()).await.unwrap_err();
+    }
+    sleep(secs(3)).await;
+    assert!(tokens.current().is_some());
+    assert_eq!(source.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn everybody_who_waits_gets_the_one_outcome_error_included() {
+    let source = Source::new(|_| Answer::failure(ErrorKind::Unavailable).after(secs(1)));
+    let tokens = source.manager();
+    let callers: Vec<_> = (0..50)
+        .map(|_| {
+            let tokens = tokens.clone();
+            tokio::spawn(async move { tokens.token().await })
+        })
+        .collect();
+    let start = Instant::now();
+    for caller in callers {
+        let error = caller.await.unwrap().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.retry_after().unwrap() >= millis(500));
+    }
+    assert_eq!(
+        start.elapsed(),
+        secs(1),
+        "nobody retries on their own account"
+    );
+    assert_eq!(source.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_waits_for_the_acquire_timeout_and_no_longer() {
+    let source = Source::new(|_| Answer::token(LIFE).after(secs(20)));
+    let tokens = source.manager();
+    let start = Instant::now();
+    let error = tokens.token().await.unwrap_err();
+    assert_eq!(start.elapsed(), secs(10));
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    assert!(error.is_transient());
+    sleep(secs(11)).await;
+    assert!(tokens.current().is_some(), "the refresh went on");
+    assert_eq!(source.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_hangs_is_given_up_after_30_s_and_asked_again() {
+    let source = Source::new(|n| match n {
+        1 => Answer::token(LIFE).after(Duration::from_secs(1_000_000)),
+        _ => Answer::token(LIFE),
+    });
+    let tokens = source.manager();
+    let start = Instant::now();
+    while tokens.token().await.is_err() {}
+    let took = start.elapsed();
+    assert!(took > secs(30) && took < secs(32), "{took:?}");
+    assert_eq!(source.count(), 2);
+}
+
+struct Panics(AtomicUsize);
+
+#[async_trait]
+impl TokenSource for Panics {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        let before = self.0.fetch_add(1, Ordering::Relaxed);
+        assert!(before >= 2, "scripted panic");
+        AccessToken::new("token", LIFE)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_panics_is_a_failed_refresh_with_its_backoff() {
+    let tokens = TokenManager::builder(Panics(AtomicUsize::new(0)))
+        .build()
+        .unwrap();
+    let error = tokens.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.to_string().contains("panicked"), "{error}");
+    let start = Instant::now();
+    tokens.token().await.unwrap_err();
+    assert!(start.elapsed() >= millis(500));
+    tokens.token().await.unwrap();
+}
+
+#[test]
+fn a_refresh_whose_runtime_is_shut_down_is_taken_over_by_the_next_caller() {
+    let source = Source::new(|n| match n {
+        1 => Answer::token(LIFE).after(Duration::from_secs(1_000_000)),
+        _ => Answer::token(LIFE),
+    });
+    let tokens = source.manager();
+    let first = runtime();
+    first.block_on(async {
+        timeout(millis(50), tokens.token()).await.unwrap_err();
+    });
+    let waiting = std::thread::spawn({
+        let tokens = tokens.clone();
+        move || runtime().block_on(async { tokens.token().await })
+    });
+    std::thread::sleep(millis(50));
+    first.shutdown_background();
+    waiting.join().unwrap().unwrap();
+    assert_eq!(source.count(), 2);
+    runtime().block_on(tokens.token()).unwrap();
+}
+
+#[test]
+fn a_runtime_that_is_gone_does_not_take_the_manager_along() {
+    let source = Source::healthy();
+    let tokens = source.manager();
+    for _ in 0..3 {
+        runtime().block_on(tokens.token()).unwrap();
+    }
+    assert_eq!(source.count(), 1);
+}
+
+#[test]
+fn a_caller_on_a_runtime_that_is_shutting_down_gets_an_error_and_does_not_spin() {
+    let tokens = Source::healthy().manager();
+    let dead = runtime();
+    let handle = dead.handle().clone();
+    dead.shutdown_background();
+    let error = handle.block_on(tokens.token()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(runtime().block_on(tokens.token()).is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
+    let source = Source::healthy();
+    let tokens = source.manager();
+    let asleep = Builder::new_current_thread().enable_all().build().unwrap();
+    {
+        let _on_it = asleep.enter();
+        // Polled once, here: that starts the refresh on the runtime that never runs again.
+        let mut caller = Box::pin(tokens.token());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(caller.as_mut().poll(&mut context).is_pending());
+    }
+    let start = Instant::now();
+    while tokens.token().await.is_err() {}
+    assert!(start.elapsed() <= secs(32), "{:?}", start.elapsed());
+    assert_eq!(source.count(), 1);
+    tokio::task::spawn_blocking(move || drop(asleep))
+        .await
+        .unwrap();
+}
+
+#[test]
+fn outside_a_runtime_a_fresh_token_serves_and_the_want_of_one_is_a_configuration_error() {
+    fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        match std::pin::pin!(future).poll(&mut context) {
+            std::task::Poll::Ready(output) => Some(output),
+            std::task::Poll::Pending => None,
+        }
+    }
+    let tokens = Source::healthy().manager();
+    let error = poll_once(tokens.token()).unwrap().unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    runtime().block_on(tokens.token()).unwrap();
+    assert!(poll_once(tokens.token()).unwrap().is_ok());
+}
+
+/// Tells when the manager lets go of it.
+struct Canary {
+    _alive: Arc<()>,
+    delay: Duration,
+}
+
+#[async_trait]
+impl TokenSource for Canary {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        sleep(self.delay).await;
+        Err(Error::new(ErrorKind::Unavailable, "scripted"))
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn dropping_the_last_handle_ends_the_refresh_its_timer_and_the_secret() {
+    for delay in [Duration::ZERO, secs(20)] {
+        let alive = Arc::new(());
+        let source = Canary {
+            _alive: alive.clone(),
+            delay,
+        };
+        let tokens = TokenManager::builder(source).build().unwrap();
+        let warm = tokens.keep_warm();
+        // Caught in the middle of a fetch, or between two attempts.
+        let _ = timeout(millis(100), tokens.token()).await;
+        let _ = timeout(millis(100), tokens.token()).await;
+        let tasks = || {
+            tokio::runtime::Handle::current()
+                .metrics()
+                .num_alive_tasks()
+        };
+        assert!(tasks() > 0);
+        let another = tokens.clone();
+        drop(tokens);
+        sleep(millis(1)).await;
+        assert!(tasks() > 0, "one handle is left");
+        drop(another);
+        sleep(millis(1)).await;
+        assert_eq!(tasks(), 0, "{delay:?}");
+        assert_eq!(Arc::strong_count(&alive), 1, "{delay:?}");
+        drop(warm);
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_is_told_which_token_is_to_be_replaced() {
+    let source = Source::healthy();
+    let tokens = source.manager();
+    let first = tokens.token().await.unwrap();
+    advance(secs(260)).await;
+    tokens.token().await.unwrap();
+    sleep(secs(1)).await;
+    let second = tokens.token().await.unwrap();
+    advance(secs(10)).await;
+    tokens.reject(&second);
+    assert_eq!(tokens.status().state, TokenState::Missing);
+    sleep(secs(1)).await;
+    let told: Vec<_> = source
+        .fetches()
+        .into_iter()
+        .map(|fetch| fetch.replaces)
+        .collect();
+    let named = |token: &AccessToken| Some(token.expose_secret().to_owned());
+    assert_eq!(told, [None, named(&first), named(&second)]);
+}
+
+/// The greatest number of fetches that ran at once.
+#[derive(Default)]
+struct AtOnce {
+    running: Mutex<(usize, usize)>,
+}
+
+#[async_trait]
+impl TokenSource for AtOnce {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        {
+            let mut running = self.running.lock().unwrap();
+            running.0 += 1;
+            running.1 = running.1.max(running.0);
+        }
+        sleep(millis(2)).await;
+        self.running.lock().unwrap().0 -= 1;
+        AccessToken::new(format!("{:?}", Instant::now()).replace(' ', ""), millis(20))
+    }
+}
+
+#[test]
+fn callers_on_many_threads_never_have_two_fetches_at_once() {
+    let source = Arc::new(AtOnce::default());
+    let tokens = TokenManager::builder(source.clone()).build().unwrap();
+    let threads: Vec<_> = (0..8)
+        .map(|_| {
+            let tokens = tokens.clone();
+            std::thread::spawn(move || {
+                runtime().block_on(async {
+                    for _ in 0..200 {
+                        let _ = timeout(millis(10), tokens.token()).await;
+                    }
+                });
+            })
+        })
+        .collect();
+    for thread in threads {
+        thread.join().unwrap();
+    }
+    assert_eq!(source.running.lock().unwrap().1, 1);
+}
