@@ -1,5 +1,7 @@
 //! x
 #![cfg_attr(docsrs, feature(doc_cfg))]
+// A panic in library code takes a service down.
+#![warn(clippy::expect_used, clippy::unwrap_used)]
 
 #[cfg(target_arch = "wasm32")]
 compile_error!("osdatahub-auth needs tokio's clock and tasks, which wasm32 does not have");

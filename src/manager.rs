@@ -4,6 +4,8 @@ mod keep_warm;
 mod refresh;
 mod state;
 mod status;
+#[cfg(test)]
+mod tests;
 
 use std::{
     fmt,

@@ -114,3 +114,111 @@ pub(crate) fn parse_retry_after(value: &str, date: SystemTime) -> Option<Duratio
     // Nobody's arithmetic shall overflow because of a server's number.
     Some(wait.min(LONGEST_LIFE))
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const SECOND: Duration = Duration::from_secs(1);
+
+    fn failures(in_a_row: u32, transient: bool) -> Failure {
+        Failure {
+            transient,
+            in_a_row,
+            retry_after: None,
+        }
+    }
+
+    #[test]
+    fn the_windows_of_oss_299_s() {
+        let millis = |refresh_at| {
+            let windows = Windows::new(299 * SECOND, refresh_at);
+            [windows.stale.as_millis(), windows.unusable.as_millis()]
+        };
+        assert_eq!(millis(0.75), [224_250, 289_033]);
+        assert_eq!(millis(0.85), [254_150, 289_033]);
+    }
+
+    proptest! {
+        #[test]
+        fn the_windows_of_every_life_stand_in_order(
+            seconds: u64,
+            nanos in 0..1_000_000_000_u32,
+            refresh_at in f64::MIN_POSITIVE..=0.9,
+        ) {
+            let life = clamp_life(Duration::new(seconds, nanos));
+            let windows = Windows::new(life, refresh_at);
+            prop_assert!(windows.stale <= windows.unusable);
+            prop_assert!(windows.unusable <= life);
+            prop_assert!(windows.unusable >= life / 10 * 9);
+            prop_assert!(windows.unusable + 10 * SECOND >= life);
+        }
+
+        #[test]
+        fn a_backoff_lies_between_half_a_second_and_its_cap(
+            in_a_row: u32,
+            life in proptest::option::of(any::<u64>()),
+            random in 0.0..1.0,
+        ) {
+            let life = life.map(|seconds| clamp_life(Duration::from_secs(seconds)));
+            let wait = backoff(failures(in_a_row, true), life, random);
+            prop_assert!(wait >= SECOND / 2);
+            prop_assert!(wait <= 30 * SECOND);
+            if let Some(life) = life.filter(|life| *life < 20 * SECOND) {
+                prop_assert!(wait <= SECOND, "{wait:?} for {life:?}");
+            }
+            let wait = backoff(failures(in_a_row, false), life, random);
+            prop_assert!(wait >= 5 * SECOND && wait <= 30 * SECOND);
+        }
+
+        #[test]
+        fn a_retry_after_is_a_floor_of_at_most_60_s(seconds: u64, transient: bool, random in 0.0..1.0) {
+            let failure = Failure {
+                retry_after: Some(Duration::from_secs(seconds)),
+                ..failures(1, transient)
+            };
+            let wait = backoff(failure, None, random);
+            prop_assert!(wait >= Duration::from_secs(seconds.min(60)));
+            prop_assert!(wait <= 60 * SECOND);
+        }
+
+        #[test]
+        fn any_retry_after_is_read_without_a_panic(value in ".*", number: u128) {
+            let date = SystemTime::UNIX_EPOCH;
+            for value in [value, number.to_string()] {
+                if let Some(wait) = parse_retry_after(&value, date) {
+                    prop_assert!(wait <= LONGEST_LIFE);
+                }
+            }
+        }
+    }
+
+    #[test]
+    fn a_backoff_doubles_until_it_meets_its_cap() {
+        let full = |n, life| backoff(failures(n, true), life, 1.0).as_millis();
+        let life = Some(299 * SECOND);
+        let expected = [1_000, 2_000, 4_000, 8_000, 14_950, 14_950];
+        assert_eq!([1, 2, 3, 4, 5, u32::MAX].map(|n| full(n, life)), expected);
+        let expected = [1_000, 2_000, 4_000, 8_000, 15_000, 15_000];
+        assert_eq!([1, 2, 3, 4, 5, 6].map(|n| full(n, None)), expected);
+        assert_eq!(full(9, Some(86_400 * SECOND)), 30_000);
+        let half = backoff(failures(4, true), life, 0.0);
+        assert_eq!(half, 4 * SECOND);
+    }
+
+    #[test]
+    fn a_rejection_wait_doubles_to_60_s() {
+        assert_eq!(first_rejection_wait(299 * SECOND), 5 * SECOND);
+        assert_eq!(first_rejection_wait(8 * SECOND), 2 * SECOND);
+        let mut waits = vec![5 * SECOND];
+        for _ in 0..5 {
+            waits.push(next_rejection_wait(waits[waits.len() - 1]));
+        }
+        assert_eq!(
+            waits.iter().map(Duration::as_secs).collect::<Vec<_>>(),
+            [5, 10, 20, 40, 60, 60]
+        );
+    }
+}

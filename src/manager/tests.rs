@@ -1,0 +1,120 @@
+//! What the clocks do to a token. Beside the code, as only here the wall clock can be stepped.
+
+use std::sync::atomic::{AtomicUsize, Ordering};
+
+use async_trait::async_trait;
+use tokio::time::advance;
+
+use super::*;
+use crate::clock::stepped::{step_ahead, step_back};
+
+const LIFE: Duration = Duration::from_secs(299);
+const HOUR: Duration = Duration::from_secs(3_600);
+
+/// A new token for every fetch, of this age.
+#[derive(Default)]
+struct Counting {
+    fetches: AtomicUsize,
+    age: Duration,
+}
+
+#[async_trait]
+impl TokenSource for Arc<Counting> {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        let number = self.fetches.fetch_add(1, Ordering::Relaxed);
+        Ok(AccessToken::new(format!("token-{number}"), LIFE)?.with_age(self.age))
+    }
+}
+
+fn manager(age: Duration) -> (TokenManager, impl Fn() -> usize) {
+    let source = Arc::new(Counting {
+        age,
+        ..Counting::default()
+    });
+    let tokens = TokenManager::builder(source.clone()).build().unwrap();
+    (tokens, move || source.fetches.load(Ordering::Relaxed))
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_set_back_changes_nothing() {
+    let (tokens, fetches) = manager(Duration::ZERO);
+    let first = tokens.token().await.unwrap();
+    step_back(HOUR);
+    assert_eq!(tokens.status().state, TokenState::Fresh);
+    assert!(first.remaining() > Duration::from_secs(298));
+    advance(Duration::from_secs(290)).await;
+    assert_eq!(
+        tokens.status().state,
+        TokenState::Unusable,
+        "by the monotonic clock"
+    );
+    assert_eq!(fetches(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_clock_set_ahead_costs_one_early_refresh() {
+    let (tokens, fetches) = manager(Duration::ZERO);
+    tokens.token().await.unwrap();
+    advance(Duration::from_secs(1)).await;
+    step_ahead(HOUR);
+    assert!(tokens.current().is_none());
+    let next = tokens.token().await.unwrap();
+    assert!(
+        next.remaining() > Duration::from_secs(298),
+        "counted on the new clock"
+    );
+    advance(Duration::from_secs(220)).await;
+    tokens.token().await.unwrap();
+    assert_eq!(fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_machine_that_was_suspended_does_not_use_the_token_it_slept_on() {
+    let (tokens, fetches) = manager(Duration::ZERO);
+    let slept_on = tokens.token().await.unwrap();
+    advance(Duration::from_secs(1)).await;
+    // Suspended for ten minutes: the wall clock moves, the monotonic one does not.
+    step_ahead(Duration::from_secs(600));
+    assert!(slept_on.remaining().is_zero());
+    let next = tokens.token().await.unwrap();
+    assert_ne!(next.expose_secret(), slept_on.expose_secret());
+    assert_eq!(fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_short_suspension_makes_the_token_stale_not_unusable() {
+    let (tokens, _) = manager(Duration::ZERO);
+    tokens.token().await.unwrap();
+    step_ahead(Duration::from_secs(260));
+    assert_eq!(tokens.status().state, TokenState::Stale);
+}
+
+#[tokio::test(start_paused = true)]
+async fn keep_warm_notices_a_suspension_soon_after_waking() {
+    let (tokens, fetches) = manager(Duration::ZERO);
+    let _warm = tokens.keep_warm();
+    tokio::time::sleep(Duration::from_secs(1)).await;
+    assert_eq!(fetches(), 1);
+    step_ahead(HOUR);
+    tokio::time::sleep(Duration::from_secs(10)).await;
+    assert_eq!(fetches(), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_aged_token_has_the_windows_of_what_is_left() {
+    let (tokens, _) = manager(Duration::from_secs(200));
+    tokens.token().await.unwrap();
+    let left = Duration::from_secs(99);
+    assert_eq!(tokens.status().remaining, left);
+    let stale = tokens.status().next_attempt.unwrap();
+    assert!(
+        stale >= left.mul_f64(0.75) && stale <= left.mul_f64(0.85),
+        "{stale:?}"
+    );
+    advance(Duration::from_millis(95_700)).await;
+    assert_eq!(
+        tokens.status().state,
+        TokenState::Unusable,
+        "99 s less a thirtieth"
+    );
+}

@@ -1,0 +1,221 @@
+//! Settings that can't be meant: refused when they are made, named, and never quoted where they may be secret.
+
+use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
+
+use async_trait::async_trait;
+use osdatahub_auth::{
+    AccessToken, BearerAuth, CredentialsProvider, Error, ErrorKind, FileCredentials,
+    ProjectCredentials, TokenEndpoint, TokenManager, TokenSource,
+};
+
+fn credentials() -> ProjectCredentials {
+    ProjectCredentials::new("key", "secret").unwrap()
+}
+
+struct NoSource;
+
+#[async_trait]
+impl TokenSource for NoSource {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        Err(Error::new(ErrorKind::Unavailable, "no source"))
+    }
+}
+
+/// `Configuration`, naming the setting and not its value.
+#[track_caller]
+fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, names: &str, secret: &str) {
+    let error = outcome.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    assert!(error.to_string().contains(names), "{names} in {error}");
+    assert!(!error.is_transient());
+    if !secret.is_empty() {
+        assert!(!format!("{error} {error:?}").contains(secret), "{error:?}");
+    }
+}
+
+#[test]
+fn a_key_or_secret_that_cannot_be_sent_is_refused() {
+    let new = |key: &str, secret: &str| ProjectCredentials::new(key, secret);
+    refused(new("", "secret"), "Project API Key", "secret");
+    refused(new("key", ""), "Project API Secret", "");
+    refused(new("canary:rest", "secret"), "Project API Key", "canary");
+    refused(new("canary\n", "secret"), "Project API Key", "canary");
+    refused(new("key", "canary\r\n"), "Project API Secret", "canary");
+    refused(new("key", "canary\0"), "Project API Secret", "canary");
+    refused(new("key", "canary\u{85}"), "Project API Secret", "canary");
+    assert!(new("key", "a:secret may have colons").is_ok());
+}
+
+#[test]
+fn a_token_url_that_would_give_the_secret_away_is_refused() {
+    for (url, secret) in [
+        ("http://api.os.uk/oauth2/token/v1", ""),
+        ("http://10.0.0.1/token", ""),
+        ("http://localhost.evil.example/token", ""),
+        ("ftp://api.os.uk/", ""),
+        ("file:///etc/passwd", ""),
+        ("data:text/plain,x", ""),
+        ("https://user:canary@api.os.uk/", "canary"),
+        ("https://canary@api.os.uk/", "canary"),
+        ("http://:canary@127.0.0.1/", "canary"),
+    ] {
+        let endpoint = TokenEndpoint::builder(credentials()).token_url(url.parse().unwrap());
+        refused(endpoint.build(), "token_url", secret);
+    }
+    for url in [
+        "http://127.0.0.1:1/t",
+        "http://[::1]/t",
+        "http://localhost/t",
+        "https://x.example",
+    ] {
+        let endpoint = TokenEndpoint::builder(credentials()).token_url(url.parse().unwrap());
+        assert!(endpoint.build().is_ok(), "{url}");
+    }
+}
+
+#[test]
+fn a_request_timeout_of_zero_or_beyond_30_s_is_refused() {
+    for limit in [Duration::ZERO, Duration::from_millis(30_001), Duration::MAX] {
+        let endpoint = TokenEndpoint::builder(credentials()).request_timeout(limit);
+        refused(endpoint.build(), "request_timeout", "");
+    }
+    let longest = TokenEndpoint::builder(credentials()).request_timeout(Duration::from_secs(30));
+    assert!(longest.build().is_ok());
+}
+
+#[test]
+fn a_refresh_at_outside_its_bounds_or_backwards_is_refused() {
+    let bad: [RangeInclusive<f64>; 8] = [
+        0.0..=0.5,
+        -0.1..=0.5,
+        0.5..=0.91,
+        0.5..=1.0,
+        0.8..=0.7,
+        f64::NAN..=0.5,
+        0.5..=f64::NAN,
+        0.5..=f64::INFINITY,
+    ];
+    for share in bad {
+        refused(
+            TokenManager::builder(NoSource).refresh_at(share).build(),
+            "refresh_at",
+            "",
+        );
+    }
+    for share in [0.5..=0.5, 0.001..=0.9] {
+        assert!(
+            TokenManager::builder(NoSource)
+                .refresh_at(share)
+                .build()
+                .is_ok()
+        );
+    }
+}
+
+#[test]
+fn an_acquire_timeout_of_zero_is_refused_and_an_endless_one_is_no_trouble() {
+    let built = |limit| {
+        TokenManager::builder(NoSource)
+            .acquire_timeout(limit)
+            .build()
+    };
+    refused(built(Duration::ZERO), "acquire_timeout", "");
+    let tokens = built(Duration::MAX).unwrap();
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let error = runtime.block_on(tokens.token()).unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+}
+
+#[test]
+fn an_origin_that_is_none_or_not_safe_is_refused() {
+    for (origin, secret) in [
+        ("http://gateway.example", ""),
+        ("https://gateway.example/canary", "canary"),
+        ("https://gateway.example/?canary", "canary"),
+        ("https://user:canary@gateway.example/", "canary"),
+        ("data:text/plain,canary", "canary"),
+    ] {
+        let tokens = TokenManager::builder(NoSource).build().unwrap();
+        let auth = BearerAuth::new(tokens).with_origin(origin.parse().unwrap());
+        refused(auth, "with_origin", secret);
+    }
+}
+
+#[tokio::test]
+async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
+    let folder = std::env::temp_dir().join(format!("osdatahub-auth-{}", std::process::id()));
+    std::fs::create_dir_all(&folder).unwrap();
+    let file = |name: &str, content: &[u8]| -> PathBuf {
+        let path = folder.join(name);
+        std::fs::write(&path, content).unwrap();
+        path
+    };
+    let good = file("good", b"  canary\n");
+    let read = |key: &PathBuf, secret: &PathBuf| {
+        let files = FileCredentials::new(key, secret);
+        async move { files.credentials().await }
+    };
+    assert!(read(&good, &good).await.is_ok());
+    let missing = folder.join("missing");
+    refused(read(&missing, &good).await, "missing", "");
+    refused(read(&good, &missing).await, "missing", "canary");
+    refused(
+        read(&good, &folder).await,
+        &folder.display().to_string(),
+        "canary",
+    );
+    refused(read(&file("empty", b""), &good).await, "empty", "");
+    refused(read(&good, &file("blank", b" \n")).await, "blank", "");
+    refused(
+        read(&good, &file("latin1", b"caf\xe9-canary")).await,
+        "latin1",
+        "canary",
+    );
+    refused(
+        read(&good, &file("long", &[b'x'; 5_000])).await,
+        "long",
+        "xxx",
+    );
+    refused(
+        read(&file("two-lines", b"canary\nmore"), &good).await,
+        "Project API Key",
+        "canary",
+    );
+    std::fs::remove_dir_all(&folder).unwrap();
+}
+
+#[test]
+fn nothing_that_holds_a_secret_shows_it() {
+    let secret = || ProjectCredentials::new("canary-key", "canary-secret").unwrap();
+    let endpoint = TokenEndpoint::builder(secret()).token_url(
+        "https://gateway.example/token?key=canary-query"
+            .parse()
+            .unwrap(),
+    );
+    let mut shown = vec![format!("{:?} {endpoint:?}", secret())];
+    let endpoint = endpoint.build().unwrap();
+    shown.push(format!("{endpoint:?}"));
+    let builder = TokenManager::builder(endpoint);
+    shown.push(format!("{builder:?}"));
+    let tokens = builder.build().unwrap();
+    shown.push(format!(
+        "{tokens:?} {:?} {:?}",
+        tokens.status(),
+        BearerAuth::new(tokens.clone())
+    ));
+    let shown = shown.concat();
+    assert!(shown.contains("https://gateway.example/token"), "{shown}");
+    assert!(!shown.contains("canary"), "{shown}");
+    for expected in [
+        "ProjectCredentials",
+        "request_timeout",
+        "refresh_at",
+        "Missing",
+        "BearerAuth",
+    ] {
+        assert!(shown.contains(expected), "{expected} in {shown}");
+    }
+}

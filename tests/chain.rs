@@ -1,0 +1,113 @@
+//! The documented order, tracing → retry → BearerAuth → client, with the crates that people use for it. Over real sockets.
+
+use std::time::Duration;
+
+use osdatahub_auth::{
+    BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager,
+};
+use reqwest::Response;
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
+use reqwest_retry::{
+    DefaultRetryableStrategy, RetryTransientMiddleware, Retryable, RetryableStrategy,
+    policies::ExponentialBackoff,
+};
+use reqwest_tracing::TracingMiddleware;
+
+const NAMES: &str = "/search/names/v1/find?query=Bath";
+
+/// Also repeats a request that was not sent for want of a token, if the want may pass.
+struct AlsoWithoutToken;
+
+impl RetryableStrategy for AlsoWithoutToken {
+    fn handle(&self, result: &reqwest_middleware::Result<Response>) -> Option<Retryable> {
+        match result {
+            Err(error) if Error::find_in(error).is_some_and(Error::is_transient) => {
+                Some(Retryable::Transient)
+            }
+            result => DefaultRetryableStrategy.handle(result),
+        }
+    }
+}
+
+async fn chain(
+    strategy: impl RetryableStrategy + Send + Sync + 'static,
+) -> (FakeDataHub, ClientWithMiddleware) {
+    let hub = FakeDataHub::start().await.unwrap();
+    let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
+    let tokens = TokenManager::builder(endpoint.build().unwrap())
+        .build()
+        .unwrap();
+    let policy = ExponentialBackoff::builder()
+        .retry_bounds(Duration::from_millis(10), Duration::from_millis(50))
+        .build_with_max_retries(3);
+    let client = ClientBuilder::new(hub.client_builder().build().unwrap())
+        .with(TracingMiddleware::default())
+        .with(RetryTransientMiddleware::new_with_policy_and_strategy(
+            policy, strategy,
+        ))
+        .with(BearerAuth::new(tokens).with_origin(hub.origin()).unwrap())
+        .build();
+    (hub, client)
+}
+
+#[tokio::test]
+async fn every_retry_carries_a_token() {
+    let (hub, client) = chain(DefaultRetryableStrategy).await;
+    hub.answer_path("/search/names/v1/find", FakeAnswer::new(503, ""));
+    let answer = client.get(hub.url(NAMES)).send().await.unwrap();
+    assert_eq!(answer.status(), 503);
+    let received: Vec<_> = hub
+        .received()
+        .into_iter()
+        .filter(|r| r.method == "GET")
+        .collect();
+    assert_eq!(received.len(), 4);
+    assert!(
+        received
+            .iter()
+            .all(|request| request.headers.contains_key("authorization"))
+    );
+    assert_eq!(hub.token_posts(), 1);
+}
+
+#[tokio::test]
+async fn the_reason_is_found_behind_the_wrappers_of_the_retry_layer() {
+    for strategy in [false, true] {
+        let (hub, client) = if strategy {
+            chain(AlsoWithoutToken).await
+        } else {
+            chain(DefaultRetryableStrategy).await
+        };
+        hub.fail(FakeAnswer::new(401, ""));
+        let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
+        let reason = Error::find_in(&error).expect("ours is in the chain");
+        assert_eq!(reason.kind(), ErrorKind::CredentialsRejected);
+        hub.fail(FakeAnswer::new(503, ""));
+        let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
+        assert!(Error::find_in(&error).is_some());
+        assert_eq!(hub.api_requests(), 0);
+    }
+}
+
+#[tokio::test]
+async fn a_retry_layer_that_asks_is_transient_outlasts_a_hiccup_of_the_token_endpoint() {
+    let (hub, client) = chain(AlsoWithoutToken).await;
+    hub.fail_next(1, FakeAnswer::new(503, ""));
+    let answer = client.get(hub.url(NAMES)).send().await.unwrap();
+    assert_eq!(answer.status(), 200);
+    assert_eq!(hub.token_posts(), 2);
+}
+
+#[tokio::test]
+async fn a_timeout_round_the_whole_includes_the_wait_for_a_token() {
+    let (hub, client) = chain(DefaultRetryableStrategy).await;
+    hub.set_delay(Duration::from_secs(3));
+    let request = client
+        .get(hub.url(NAMES))
+        .timeout(Duration::from_millis(100))
+        .send();
+    tokio::time::timeout(Duration::from_millis(300), request)
+        .await
+        .unwrap_err();
+    assert_eq!((hub.token_posts(), hub.api_requests()), (1, 0));
+}
