@@ -22,12 +22,26 @@ impl Moment {
         }
     }
 
-    /// The time since `earlier`, by whichever clock says that more has passed: a suspended machine ages its token, and
-    /// a wall clock set back does not make one younger.
-    pub(crate) fn since(self, earlier: Self) -> Duration {
-        let monotonic = self.monotonic.saturating_duration_since(earlier.monotonic);
-        let wall = self.wall.duration_since(earlier.wall).unwrap_or_default();
-        monotonic.max(wall)
+    /// This much later, on both clocks.
+    pub(crate) fn after(self, time: Duration) -> Self {
+        Self {
+            monotonic: self.monotonic + time,
+            // A wall clock at the end of time is of no use to anybody; the monotonic one goes on.
+            wall: self.wall.checked_add(time).unwrap_or(self.wall),
+        }
+    }
+
+    /// Whether `moment` has come, by whichever clock says so: a machine that was suspended notices, and a wall clock set
+    /// back delays nothing.
+    pub(crate) fn has_reached(self, moment: Self) -> bool {
+        self.monotonic >= moment.monotonic || self.wall >= moment.wall
+    }
+
+    /// How long until `moment`, by the clock that says less.
+    pub(crate) fn until(self, moment: Self) -> Duration {
+        let monotonic = moment.monotonic.saturating_duration_since(self.monotonic);
+        let wall = moment.wall.duration_since(self.wall).unwrap_or_default();
+        monotonic.min(wall)
     }
 }
 

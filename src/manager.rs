@@ -4,8 +4,6 @@ mod keep_warm;
 mod refresh;
 mod state;
 mod status;
-#[cfg(test)]
-mod tests;
 
 use std::{
     fmt,
@@ -239,10 +237,7 @@ impl Inner {
         let (token, renewal_due) = {
             let state = self.read();
             let token = state.usable(now, need)?.clone();
-            let due = state
-                .next_renewal(now)
-                .is_some_and(|at| at <= now.monotonic);
-            (token, due)
+            (token, state.renewal_is_due(now))
         };
         if renewal_due {
             self.renew();
@@ -393,3 +388,6 @@ impl fmt::Debug for TokenManagerBuilder {
             .finish_non_exhaustive()
     }
 }
+
+#[cfg(test)]
+mod tests;

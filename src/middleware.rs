@@ -1,6 +1,7 @@
 //! The layer in a `reqwest-middleware` chain.
 
-use async_trait::async_trait;
+use std::pin::Pin;
+
 use http::{Extensions, StatusCode, header};
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{Middleware, Next, Result};
@@ -146,37 +147,42 @@ async fn judge(response: Response) -> (Verdict, Response) {
     (rejection::by_body(&beginning), response)
 }
 
-#[async_trait]
 impl Middleware for BearerAuth {
-    async fn handle(
-        &self,
+    // Written out where `async_trait` would do: the macro's future holds the request twice, which on this path is what
+    // costs most, and a request that is not ours would be boxed once more.
+    fn handle<'auth, 'extensions, 'next, 'future>(
+        &'auth self,
         mut request: Request,
-        extensions: &mut Extensions,
-        next: Next<'_>,
-    ) -> Result<Response> {
+        extensions: &'extensions mut Extensions,
+        next: Next<'next>,
+    ) -> Pin<Box<dyn Future<Output = Result<Response>> + Send + 'future>>
+    where
+        'auth: 'future,
+        'extensions: 'future,
+        'next: 'future,
+        Self: 'future,
+    {
         let Some(origin) = self.claims(&request, extensions) else {
-            return next.run(request, extensions).await;
+            return next.run(request, extensions);
         };
-        let mut token = self.tokens.token().await?;
-        let mut spare = if self.replay_rejected {
-            request.try_clone()
-        } else {
-            None
-        };
-        loop {
-            let bearer = token.header_value();
-            request.headers_mut().insert(header::AUTHORIZATION, bearer);
-            let response = next.clone().run(request, extensions).await?;
-            // After a redirect to another origin the token was not sent, so its 401 says nothing of the token.
-            if response.status() != StatusCode::UNAUTHORIZED || !origin.is_of(response.url()) {
-                return Ok(response);
+        Box::pin(async move {
+            let mut token = self.tokens.token().await?;
+            let mut spare = self.replay_rejected.then(|| request.try_clone()).flatten();
+            loop {
+                let bearer = token.header_value();
+                request.headers_mut().insert(header::AUTHORIZATION, bearer);
+                let response = next.clone().run(request, extensions).await?;
+                // After a redirect to another origin the token was not sent, so its 401 says nothing of the token.
+                if response.status() != StatusCode::UNAUTHORIZED || !origin.is_of(response.url()) {
+                    return Ok(response);
+                }
+                // Boxed, so that the future of every other request stays small.
+                let judged = Box::pin(self.refused(&token, response, spare.is_some())).await;
+                (token, request) = match (judged, spare.take()) {
+                    ((_, Some(next)), Some(spare)) => (next, spare),
+                    ((response, _), _) => return Ok(response),
+                };
             }
-            // Boxed, so that the future of every other request stays small.
-            let judged = Box::pin(self.refused(&token, response, spare.is_some())).await;
-            (token, request) = match (judged, spare.take()) {
-                ((_, Some(next)), Some(spare)) => (next, spare),
-                ((response, _), _) => return Ok(response),
-            };
-        }
+        })
     }
 }

@@ -1,6 +1,6 @@
 //! One access token, and how long it is good for.
 
-use std::{fmt, time::Duration};
+use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
@@ -12,7 +12,10 @@ const SCHEME: &str = "Bearer ";
 ///
 /// Cheap to clone: no copy of the token is made. `Debug` shows what is left of its life, never the token.
 #[derive(Clone)]
-pub struct AccessToken {
+pub struct AccessToken(Arc<Token>);
+
+#[derive(Clone)]
+struct Token {
     /// `Bearer …`, marked sensitive: the one copy of the token.
     header: HeaderValue,
     /// When its life began to count.
@@ -42,24 +45,26 @@ impl AccessToken {
         header.set_sensitive(true);
         // The first clone of a header value allocates the count that later clones share: do it here, not on the hot path.
         let header = header.clone();
-        Ok(Self {
+        Ok(Self(Arc::new(Token {
             header,
             start,
             life: schedule::clamp_life(life),
-        })
+        })))
     }
 
     /// The same token, of whose life `age` had already passed when it was made.
     #[must_use]
     pub fn with_age(mut self, age: Duration) -> Self {
-        self.life = self.life.saturating_sub(age);
+        let token = Arc::make_mut(&mut self.0);
+        token.life = token.life.saturating_sub(age);
         self
     }
 
     /// The token itself. Mind where it goes: whoever has it can use it.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
-        self.header
+        self.0
+            .header
             .to_str()
             .ok()
             .and_then(|header| header.strip_prefix(SCHEME))
@@ -69,7 +74,7 @@ impl AccessToken {
     /// `Bearer …` for an `Authorization` header (RFC 6750, section 2.1), marked sensitive.
     #[must_use]
     pub fn header_value(&self) -> HeaderValue {
-        self.header.clone()
+        self.0.header.clone()
     }
 
     /// How long until it expires, zero if it has.
@@ -79,20 +84,21 @@ impl AccessToken {
     }
 
     pub(crate) fn remaining_at(&self, now: Moment) -> Duration {
-        self.life.saturating_sub(self.age_at(now))
+        now.until(self.reaches(self.0.life))
     }
 
-    pub(crate) fn age_at(&self, now: Moment) -> Duration {
-        now.since(self.start)
+    /// When it has lived for so much of its life.
+    pub(crate) fn reaches(&self, age: Duration) -> Moment {
+        self.0.start.after(age)
     }
 
     pub(crate) fn life(&self) -> Duration {
-        self.life
+        self.0.life
     }
 
     /// Whether both are the very same token, whatever is known of their lives.
     pub(crate) fn is(&self, other: &Self) -> bool {
-        self.header == other.header
+        self.0.header == other.0.header
     }
 }
 

@@ -79,8 +79,9 @@ pub(crate) struct State {
 #[derive(Debug)]
 struct Held {
     token: AccessToken,
-    windows: schedule::Windows,
     since: Instant,
+    stale: Moment,
+    unusable: Moment,
     /// The API refused it, but not in so many words.
     suspected: bool,
 }
@@ -119,13 +120,14 @@ impl State {
     /// The token, if there is one that meets the need at once.
     pub(crate) fn usable(&self, now: Moment, need: Need<'_>) -> Option<&AccessToken> {
         let held = self.held.as_ref()?;
-        let token = &held.token;
-        let meets = match need {
-            Need::Usable => true,
-            Need::Lasting(at_least) => token.remaining_at(now) >= at_least.min(token.life() / 2),
-            Need::OtherThan(refused) => !token.is(refused),
-        };
-        (meets && held.state(now) != TokenState::Unusable).then_some(token)
+        let usable = !now.has_reached(held.unusable) && held.meets(now, need);
+        usable.then_some(&held.token)
+    }
+
+    /// Whether it is time for a refresh, and nobody sees to it yet.
+    pub(crate) fn renewal_is_due(&self, now: Moment) -> bool {
+        let fresh = self.held.as_ref().is_some_and(|held| held.is_fresh(now));
+        !fresh && self.next_renewal(now).is_some_and(|at| at <= now.monotonic)
     }
 
     /// When the next refresh is to start, whether or not anybody waits for it. `None` while one is under way.
@@ -142,8 +144,7 @@ impl State {
 
     /// Elects the caller to refresh, if that is due and nobody else does.
     pub(crate) fn renew(&mut self, now: Moment) -> Option<Attempt> {
-        let due = self.next_renewal(now)? <= now.monotonic;
-        due.then(|| self.start(now.monotonic))
+        self.renewal_is_due(now).then(|| self.start(now.monotonic))
     }
 
     /// A place in the attempt that is under way, or else in the next one, for a caller who can wait until `deadline`.
@@ -265,13 +266,15 @@ impl State {
             ));
         }
         let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
+        let windows = schedule::Windows::new(token.life(), from + (to - from) * random);
         let held = Held {
-            windows: schedule::Windows::new(token.life(), from + (to - from) * random),
-            token,
             since: now.monotonic,
+            stale: token.reaches(windows.stale),
+            unusable: token.reaches(windows.unusable),
+            token,
             suspected: false,
         };
-        if held.state(now) == TokenState::Unusable {
+        if now.has_reached(held.unusable) {
             return Err(malformed("the new access token has expired already"));
         }
         self.life = Some(held.token.life());
@@ -292,22 +295,36 @@ impl State {
 }
 
 impl Held {
+    fn meets(&self, now: Moment, need: Need<'_>) -> bool {
+        match need {
+            Need::Usable => true,
+            Need::Lasting(at_least) => {
+                self.token.remaining_at(now) >= at_least.min(self.token.life() / 2)
+            }
+            Need::OtherThan(refused) => !self.token.is(refused),
+        }
+    }
+
+    fn is_fresh(&self, now: Moment) -> bool {
+        !self.suspected && !now.has_reached(self.stale)
+    }
+
     fn state(&self, now: Moment) -> TokenState {
-        let age = self.token.age_at(now);
-        if age >= self.windows.unusable {
+        if now.has_reached(self.unusable) {
             TokenState::Unusable
-        } else if self.suspected || age >= self.windows.stale {
-            TokenState::Stale
-        } else {
+        } else if self.is_fresh(now) {
             TokenState::Fresh
+        } else {
+            TokenState::Stale
         }
     }
 
     fn fresh_for(&self, now: Moment) -> Duration {
         if self.suspected {
-            return Duration::ZERO;
+            Duration::ZERO
+        } else {
+            now.until(self.stale)
         }
-        self.windows.stale.saturating_sub(self.token.age_at(now))
     }
 }
 
