@@ -104,7 +104,7 @@ pub(super) fn refusal(status: StatusCode, body: &[u8], retry_after: Option<Durat
             ErrorKind::RateLimited,
             "it limits the rate of token requests",
         ),
-        408 | 425 | 500..=599 => (ErrorKind::Unavailable, "it is in trouble"),
+        408 | 425 | 500..=599 => (ErrorKind::Unavailable, "the failure is on its side"),
         300..=399 => (
             ErrorKind::RequestRejected,
             "redirects are not followed: check the token_url",

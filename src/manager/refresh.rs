@@ -93,8 +93,10 @@ struct Baton {
 impl Baton {
     fn what_to_do(&self) -> Option<(Arc<dyn TokenSource>, Option<AccessToken>)> {
         let manager = self.manager.upgrade()?;
-        let replaces = manager.read().replaces().cloned();
-        Some((manager.source.clone(), replaces))
+        let state = manager.read();
+        state
+            .awaits(self.attempt)
+            .then(|| (manager.source.clone(), state.replaces().cloned()))
     }
 
     fn settle(self, brought: Result<AccessToken, Error>) {

@@ -169,6 +169,12 @@ impl State {
         })
     }
 
+    /// Whether anybody still waits for this attempt. It may have been given up for lost before it could start.
+    pub(crate) fn awaits(&self, attempt: u64) -> bool {
+        self.attempt
+            .is_some_and(|under_way| under_way.id == attempt)
+    }
+
     /// The token that a fetch is to replace.
     pub(crate) fn replaces(&self) -> Option<&AccessToken> {
         let held = self.held.as_ref().map(|held| &held.token);
@@ -256,13 +262,9 @@ impl State {
 
     fn adopt(&mut self, now: Moment, token: AccessToken, random: f64) -> Result<(), Error> {
         let malformed = |message| Error::with_message(ErrorKind::MalformedResponse, message);
-        if self
-            .rejected
-            .as_ref()
-            .is_some_and(|rejected| rejected.is(&token))
-        {
+        if self.is_refused(&token) {
             return Err(malformed(
-                "the new access token is the one that the API rejected",
+                "the new access token is the one that the API refused",
             ));
         }
         let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
@@ -280,6 +282,15 @@ impl State {
         self.life = Some(held.token.life());
         self.held = Some(held);
         Ok(())
+    }
+
+    fn is_refused(&self, token: &AccessToken) -> bool {
+        let suspected = self.held.as_ref().filter(|held| held.suspected);
+        let refused = [suspected.map(|held| &held.token), self.rejected.as_ref()];
+        refused
+            .into_iter()
+            .flatten()
+            .any(|refused| refused.is(token))
     }
 
     fn not_yet(&self, wait: Duration) -> Error {

@@ -118,3 +118,26 @@ async fn an_aged_token_has_the_windows_of_what_is_left() {
         "99 s less a thirtieth"
     );
 }
+
+struct Same(AtomicUsize);
+
+#[async_trait]
+impl TokenSource for Arc<Same> {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        self.0.fetch_add(1, Ordering::Relaxed);
+        AccessToken::new("always-the-same", LIFE)
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_brings_a_suspected_token_again_has_failed_but_the_token_serves() {
+    let source = Arc::new(Same(AtomicUsize::new(0)));
+    let tokens = TokenManager::builder(source.clone()).build().unwrap();
+    let token = tokens.token().await.unwrap();
+    advance(Duration::from_secs(10)).await;
+    assert!(tokens.refuse(&token, Refusal::Unclear));
+    let error = tokens.other_than(&token).await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::MalformedResponse);
+    assert!(tokens.token().await.is_ok());
+    assert_eq!(source.0.load(Ordering::Relaxed), 2);
+}
