@@ -10,7 +10,7 @@ use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::io::AsyncReadExt;
+use tokio::{fs, io::AsyncReadExt};
 
 use crate::Error;
 
@@ -19,6 +19,9 @@ const SECRET_VARIABLE: &str = "OS_PROJECT_API_SECRET";
 
 /// OS's keys have 32 characters and its secrets 16; a larger file is the wrong file.
 const LONGEST_FILE: u64 = 4096;
+
+/// Some editors begin a file with it.
+const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Hands over the Project API Key and Secret, once for every refresh.
 ///
@@ -81,13 +84,13 @@ impl ProjectCredentials {
     fn from_variables(
         variable: impl Fn(&str) -> Result<String, env::VarError>,
     ) -> Result<Self, Error> {
-        let refused =
+        let unusable =
             |name, how| Error::configuration(format!("the environment variable {name} {how}"));
         let read = |name| match variable(name) {
             Ok(value) if !value.is_empty() => Ok(value),
-            Ok(_) => Err(refused(name, "is empty")),
-            Err(env::VarError::NotPresent) => Err(refused(name, "is not set")),
-            Err(env::VarError::NotUnicode(_)) => Err(refused(name, "is not Unicode")),
+            Ok(_) => Err(unusable(name, "is empty")),
+            Err(env::VarError::NotPresent) => Err(unusable(name, "is not set")),
+            Err(env::VarError::NotUnicode(_)) => Err(unusable(name, "is not Unicode")),
         };
         Self::new(read(KEY_VARIABLE)?, read(SECRET_VARIABLE)?)
     }
@@ -160,25 +163,33 @@ impl CredentialsProvider for FileCredentials {
     async fn credentials(&self) -> Result<ProjectCredentials, Error> {
         let key = read(&self.key_path, "Key").await?;
         let secret = read(&self.secret_path, "Secret").await?;
-        ProjectCredentials::new(key.expose_secret().trim(), secret.expose_secret().trim())
+        ProjectCredentials::new(key.expose_secret(), secret.expose_secret())
     }
 }
 
 async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
-    let refused = |how: &str| {
+    let unusable = |how: &str| {
         let path = path.display();
         Error::configuration(format!("the file of the Project API {what}, {path}, {how}"))
     };
+    let unreadable = |error| unusable("cannot be read").caused_by(error);
+    // Opening a pipe would wait for its other end, on a thread that nobody gets back.
+    if !fs::metadata(path).await.map_err(unreadable)?.is_file() {
+        return Err(unusable("is no regular file"));
+    }
+    let file = fs::File::open(path).await.map_err(unreadable)?;
     let mut text = String::new();
-    let unreadable = |error| refused("cannot be read").caused_by(error);
-    let file = tokio::fs::File::open(path).await.map_err(unreadable)?;
     let read = file.take(LONGEST_FILE + 1).read_to_string(&mut text).await;
     let text = SecretString::from(text);
+    let value = text
+        .expose_secret()
+        .trim_start_matches(BYTE_ORDER_MARK)
+        .trim();
     match read {
         Err(error) => Err(unreadable(error)),
-        Ok(length) if length as u64 > LONGEST_FILE => Err(refused("is far too long for it")),
-        Ok(_) if text.expose_secret().trim().is_empty() => Err(refused("is empty")),
-        Ok(_) => Ok(text),
+        Ok(length) if length as u64 > LONGEST_FILE => Err(unusable("is far too long for it")),
+        Ok(_) if value.is_empty() => Err(unusable("is empty")),
+        Ok(_) => Ok(SecretString::from(value)),
     }
 }
 

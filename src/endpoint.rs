@@ -68,24 +68,27 @@ impl TokenEndpoint {
         let start = Moment::now();
         let exchange = async {
             let mut response = request.send().await.map_err(failed)?;
-            if answer::says_more_than_its_status(response.status()) {
-                let body = read(&mut response).await?;
-                Ok((response, body))
+            let body = if answer::says_more_than_its_status(response.status()) {
+                read(&mut response).await?
             } else {
-                Ok((response, Bytes::new()))
-            }
+                None
+            };
+            Ok((response, body))
         };
         let (response, body) = timeout(self.request_timeout, exchange)
             .await
             .unwrap_or_else(|_| Err(timed_out(self.request_timeout)))?;
+        let headers = response.headers();
         if response.status().is_success() {
-            let grant = answer::parse(&body, date(response.headers()))?;
+            let body = body.ok_or_else(answer::too_long)?;
+            let grant = answer::parse(&body, date(headers))?;
             AccessToken::issued_at(start, &grant.access_token, grant.life)
         } else {
-            Err(answer::refusal(
+            let body = body.unwrap_or_default();
+            Err(answer::failure(
                 response.status(),
                 &body,
-                retry_after(response.headers()),
+                retry_after(headers),
             ))
         }
     }
@@ -99,16 +102,16 @@ impl TokenSource for TokenEndpoint {
     }
 }
 
-/// Reads the body to the limit and no further.
-async fn read(response: &mut Response) -> Result<Bytes, Error> {
+/// The body, read to the limit and no further. `None` if it goes on beyond that.
+async fn read(response: &mut Response) -> Result<Option<Bytes>, Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
         if body.len() + chunk.len() > LONGEST_ANSWER {
-            return Err(answer::too_long(response.status()));
+            return Ok(None);
         }
         body.extend_from_slice(&chunk);
     }
-    Ok(body.freeze())
+    Ok(Some(body.freeze()))
 }
 
 fn date(headers: &HeaderMap) -> Option<SystemTime> {
@@ -155,8 +158,10 @@ fn timed_out(limit: Duration) -> Error {
 
 impl fmt::Debug for TokenEndpoint {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        // A gateway's query may hold a key.
+        let without_query = &self.token_url[..Position::AfterPath];
         f.debug_struct("TokenEndpoint")
-            .field("token_url", &&self.token_url[..Position::AfterPath])
+            .field("token_url", &without_query)
             .field("request_timeout", &self.request_timeout)
             .finish_non_exhaustive()
     }

@@ -9,8 +9,7 @@ use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration}
 /// what lies beneath it is in [`source`](StdError::source).
 ///
 /// Behind a `reqwest-middleware` chain, [`Error::find_in`] finds it.
-#[derive(Clone, thiserror::Error)]
-#[error("{message}")]
+#[derive(Clone)]
 pub struct Error {
     kind: ErrorKind,
     message: Cow<'static, str>,
@@ -139,14 +138,28 @@ impl Error {
     }
 }
 
+impl fmt::Display for Error {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(&self.message)
+    }
+}
+
+/// Written out, as a derived one would show the `Arc` as the source, which nobody can downcast.
+impl StdError for Error {
+    fn source(&self) -> Option<&(dyn StdError + 'static)> {
+        let source = self.source.as_deref()?;
+        Some(source)
+    }
+}
+
 /// Shows the sources by their `Display`: a foreign type's `Debug` may hold more than it should.
+#[expect(
+    clippy::missing_fields_in_debug,
+    reason = "the source is there, with all of its causes"
+)]
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let first = self
-            .source
-            .as_deref()
-            .map(|source| source as &(dyn StdError + 'static));
-        let causes: Vec<_> = std::iter::successors(first, |&error| error.source())
+        let causes: Vec<_> = std::iter::successors(self.source(), |&error| error.source())
             .map(ToString::to_string)
             .collect();
         f.debug_struct("Error")
@@ -201,6 +214,12 @@ mod tests {
             assert!(!shown.contains("the cause"), "{shown}");
             assert_eq!(error.source().unwrap().to_string(), "the cause");
         }
+    }
+
+    #[test]
+    fn a_source_can_be_downcast() {
+        let error = Error::new(ErrorKind::Unavailable, std::io::Error::other("x"));
+        assert!(error.source().unwrap().is::<std::io::Error>());
     }
 
     #[test]

@@ -2,7 +2,8 @@
 
 /// Its `errorcode`, from JSON or from XML: OS sends the one with an API's answer and the other with a map tile's.
 pub(crate) fn code(body: &[u8]) -> Option<String> {
-    let body = std::str::from_utf8(body).ok()?.trim_start();
+    let body = std::str::from_utf8(body).ok()?;
+    let body = body.trim_start_matches('\u{feff}').trim_start();
     if body.starts_with('<') {
         let (_, fault) = body.split_once("<fault")?;
         let (_, code) = fault.split_once("<errorcode>")?;

@@ -52,9 +52,9 @@
 //!
 //! # What it promises
 //!
-//! Each has a test of that name or a benchmark in the repository.
+//! Each has its tests, or a benchmark, in the repository.
 //!
-//! - **No token that has expired.** A token is handed out until 10 s before its end and no longer. If none can be had, the
+//! - **No token that has expired.** A token is handed out until shortly before its end, 10 s for OS's, and no longer. If none can be had, the
 //!   request is not sent, and the error says why.
 //! - **No wait that can be avoided.** A token is renewed in the background after 75 to 85 % of its life; nobody waits while it
 //!   can still be used.
@@ -64,7 +64,8 @@
 //!   answer whatever stops the next attempt.
 //! - **A revoked token is replaced, once.** A 401 that is about the token gets the request repeated with the next one; a 401 that
 //!   is not costs nothing.
-//! - **No secret where it does not belong.** The token goes to `https://api.os.uk` alone, compared as a parsed origin. No
+//! - **No secret where it does not belong.** The token goes to `https://api.os.uk` and to origins that you name, compared as parsed, over
+//!   https or within the machine. No
 //!   `Debug`, error or log line shows a key, a secret, a token or an answer.
 //!
 //! # The pieces
@@ -111,7 +112,8 @@
 //!
 //! # Limits
 //!
-//! It needs a tokio runtime with I/O and time; blocking code can use `Handle::block_on`. A process that forks must not use the
+//! It needs a tokio runtime with I/O and time; blocking code can use `Handle::block_on` of a multi-threaded
+//! runtime. A process that forks must not use the
 //! parent's manager. wasm32 is not supported.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A panic in library code takes a service down.
@@ -120,7 +122,6 @@
 #[cfg(target_arch = "wasm32")]
 compile_error!("osdatahub-auth needs tokio's clock and tasks, which wasm32 does not have");
 
-mod challenge;
 mod clock;
 mod credentials;
 mod endpoint;
@@ -130,7 +131,6 @@ mod fake;
 mod fault;
 mod manager;
 mod middleware;
-mod peek;
 mod rejection;
 mod schedule;
 mod scope;

@@ -1,5 +1,6 @@
 //! The token behind its lock, and the one refresh in flight.
 
+mod builder;
 mod keep_warm;
 mod refresh;
 mod state;
@@ -19,23 +20,18 @@ use tokio::{
 };
 
 pub(crate) use self::state::Refusal;
-use self::state::{Joined, Need, Settled, State};
+use self::state::{Need, Place, Settled, State};
 pub use self::{
+    builder::TokenManagerBuilder,
     keep_warm::KeepWarm,
     status::{TokenState, TokenStatus},
 };
 use crate::{
     AccessToken, CredentialsProvider, Error, ErrorKind, TokenEndpoint, TokenSource, clock::Moment,
-    schedule,
 };
 
-const DEFAULT_REFRESH_AT: RangeInclusive<f64> = 0.75..=0.85;
-/// Leaves a tenth of the life for the refresh and for requests under way.
-const LATEST_REFRESH_AT: f64 = 0.9;
-const DEFAULT_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
-
-/// A caller whose attempts are cut off this often is itself on a runtime that is shutting down.
-const MOST_ABANDONED: u32 = 3;
+/// A caller whose attempts are cut off more often than this is itself on a runtime that is shutting down.
+const MOST_CUT_OFF: u32 = 3;
 
 /// Owns a project's access token: hands it out, renews it in the background, and survives an endpoint that is down.
 ///
@@ -81,7 +77,8 @@ struct Ended {
 enum Outcome {
     Adopted,
     Failed(Error),
-    Abandoned,
+    /// Its runtime ended, say.
+    CutOff,
 }
 
 impl TokenManager {
@@ -95,11 +92,7 @@ impl TokenManager {
 
     /// A manager for any [`TokenSource`]: a [`TokenEndpoint`] with settings, or your own.
     pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
-        TokenManagerBuilder {
-            source: Arc::new(source),
-            refresh_at: DEFAULT_REFRESH_AT,
-            acquire_timeout: DEFAULT_ACQUIRE_TIMEOUT,
-        }
+        TokenManagerBuilder::new(Arc::new(source))
     }
 
     /// A token that can be used now.
@@ -116,7 +109,7 @@ impl TokenManager {
     /// [`Configuration`](ErrorKind::Configuration) if there is no token and the caller is outside a tokio runtime.
     ///
     /// # Panics
-    /// If it has to wait on a tokio runtime without a timer (`enable_time`).
+    /// On a tokio runtime without a timer (`enable_time`), if it has to wait.
     pub async fn token(&self) -> Result<AccessToken, Error> {
         self.obtain(Need::Usable).await
     }
@@ -194,43 +187,66 @@ impl TokenManager {
         }
     }
 
-    async fn wait(&self, need: Need<'_>) -> Result<AccessToken, Error> {
+    async fn wait(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
         let runtime = Handle::try_current().map_err(|_| outside_runtime())?;
         let deadline = Instant::now() + self.inner.acquire_timeout;
         let mut ended = self.inner.ended.subscribe();
-        let mut abandoned = 0;
+        let mut cut_off = 0;
         loop {
-            let attempt = match self.inner.join(need, deadline)? {
+            let place = self.inner.write().join(Moment::now(), need, deadline)?;
+            let attempt = match place {
                 Place::Served(token) => return Ok(token),
-                Place::In(Joined::Following(attempt)) => attempt,
-                Place::In(Joined::Leading(attempt)) => {
+                Place::Following(attempt) => attempt,
+                Place::Leading(attempt) => {
                     refresh::spawn(&runtime, &self.inner, attempt);
                     attempt
                 }
             };
             let outcome = async {
                 let ended = ended.wait_for(|ended| ended.attempt >= attempt.id).await;
-                ended.map_or(Outcome::Abandoned, |ended| ended.outcome.clone())
+                ended.map_or(Outcome::CutOff, |ended| ended.outcome.clone())
             };
-            match timeout_at(deadline.min(attempt.lost_at()), outcome).await {
-                Ok(Outcome::Adopted) => {}
-                Ok(Outcome::Failed(error)) => return Err(error),
-                Ok(Outcome::Abandoned) if abandoned < MOST_ABANDONED => abandoned += 1,
-                Ok(Outcome::Abandoned) => return Err(shutting_down()),
-                Err(_) if Instant::now() < deadline => {}
-                Err(_) => return Err(timed_out(self.inner.acquire_timeout)),
+            let failure = match timeout_at(deadline.min(attempt.lost_at), outcome).await {
+                Ok(Outcome::Adopted) => {
+                    need = need.after_a_refresh();
+                    None
+                }
+                Ok(Outcome::Failed(error)) => Some(error),
+                Ok(Outcome::CutOff) => {
+                    cut_off += 1;
+                    (cut_off > MOST_CUT_OFF).then(shutting_down)
+                }
+                Err(_) => (Instant::now() >= deadline).then(|| self.inner.timed_out()),
+            };
+            // Whatever came of that attempt, a caller who is late to hear of it may find what a later one brought.
+            if let Some(token) = self.inner.ready(need) {
+                return Ok(token);
+            }
+            if let Some(failure) = failure {
+                return Err(failure);
             }
         }
     }
 }
 
-/// What a caller finds when it can't be served from the read lock alone.
-enum Place {
-    Served(AccessToken),
-    In(Joined),
-}
-
 impl Inner {
+    fn new(
+        source: Arc<dyn TokenSource>,
+        acquire_timeout: Duration,
+        refresh_at: RangeInclusive<f64>,
+    ) -> Self {
+        let nothing_yet = Ended {
+            attempt: 0,
+            outcome: Outcome::CutOff,
+        };
+        Self {
+            source,
+            acquire_timeout,
+            state: RwLock::new(State::new(refresh_at)),
+            ended: watch::Sender::new(nothing_yet),
+        }
+    }
+
     /// The hot path.
     fn ready(self: &Arc<Self>, need: Need<'_>) -> Option<AccessToken> {
         let now = Moment::now();
@@ -243,15 +259,6 @@ impl Inner {
             self.renew();
         }
         Some(token)
-    }
-
-    fn join(&self, need: Need<'_>, deadline: Instant) -> Result<Place, Error> {
-        let now = Moment::now();
-        let mut state = self.write();
-        match state.usable(now, need) {
-            Some(token) => Ok(Place::Served(token.clone())),
-            None => state.join(now, deadline).map(Place::In),
-        }
     }
 
     /// Starts a refresh in the background, if one is due and we are on a runtime.
@@ -273,17 +280,32 @@ impl Inner {
             Settled::Adopted { .. } => Outcome::Adopted,
             Settled::Failed { error, .. } => Outcome::Failed(error.clone()),
         };
-        self.ended.send_replace(Ended { attempt, outcome });
+        self.announce(attempt, outcome);
         Some(settled)
     }
 
     fn abandon(&self, attempt: u64) {
         if self.write().abandon(attempt) {
-            self.ended.send_replace(Ended {
-                attempt,
-                outcome: Outcome::Abandoned,
-            });
+            self.announce(attempt, Outcome::CutOff);
         }
+    }
+
+    /// Wakes those who wait for this attempt, unless they know of a later one already.
+    fn announce(&self, attempt: u64, outcome: Outcome) {
+        self.ended.send_if_modified(|ended| {
+            let news = attempt > ended.attempt;
+            if news {
+                *ended = Ended { attempt, outcome };
+            }
+            news
+        });
+    }
+
+    fn timed_out(&self) -> Error {
+        let limit = self.acquire_timeout;
+        self.read().too_late(format!(
+            "no access token came within the acquire_timeout of {limit:?}; the refresh goes on"
+        ))
     }
 
     /// Nothing panics under the lock, so a poisoned one is as good as any.
@@ -315,78 +337,6 @@ fn shutting_down() -> Error {
         ErrorKind::Unavailable,
         "no access token can be fetched, as the tokio runtime is shutting down",
     )
-}
-
-fn timed_out(limit: Duration) -> Error {
-    Error::with_message(
-        ErrorKind::Timeout,
-        format!(
-            "no access token came within the acquire_timeout of {limit:?}; the refresh goes on"
-        ),
-    )
-}
-
-/// Settings of a [`TokenManager`].
-#[must_use]
-pub struct TokenManagerBuilder {
-    source: Arc<dyn TokenSource>,
-    refresh_at: RangeInclusive<f64>,
-    acquire_timeout: Duration,
-}
-
-impl TokenManagerBuilder {
-    /// The share of its life at which a token is renewed, drawn from this range once for each token, so that a fleet's
-    /// refreshes spread out. Within (0, 0.9]. Defaults to `0.75..=0.85`.
-    pub fn refresh_at(mut self, share: RangeInclusive<f64>) -> Self {
-        self.refresh_at = share;
-        self
-    }
-
-    /// How long a caller waits who finds no usable token; more than a day counts as a day. Defaults to 10 s.
-    pub fn acquire_timeout(mut self, limit: Duration) -> Self {
-        self.acquire_timeout = limit;
-        self
-    }
-
-    /// The manager. It fetches nothing until somebody asks for a token or [keeps it warm](TokenManager::keep_warm).
-    ///
-    /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) if `refresh_at` is outside (0, 0.9] or runs backwards, or if
-    /// `acquire_timeout` is zero.
-    pub fn build(self) -> Result<TokenManager, Error> {
-        let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
-        if !(from > 0.0 && from <= to && to <= LATEST_REFRESH_AT) {
-            return Err(Error::configuration(format!(
-                "refresh_at has to lie within (0, {LATEST_REFRESH_AT}] and run upwards, not {from}..={to}"
-            )));
-        }
-        if self.acquire_timeout.is_zero() {
-            return Err(Error::configuration(
-                "acquire_timeout has to be more than zero",
-            ));
-        }
-        let nothing_yet = Ended {
-            attempt: 0,
-            outcome: Outcome::Abandoned,
-        };
-        Ok(TokenManager {
-            inner: Arc::new(Inner {
-                source: self.source,
-                acquire_timeout: self.acquire_timeout.min(schedule::LONGEST_LIFE),
-                state: RwLock::new(State::new(self.refresh_at)),
-                ended: watch::Sender::new(nothing_yet),
-            }),
-        })
-    }
-}
-
-impl fmt::Debug for TokenManagerBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("TokenManagerBuilder")
-            .field("refresh_at", &self.refresh_at)
-            .field("acquire_timeout", &self.acquire_timeout)
-            .finish_non_exhaustive()
-    }
 }
 
 #[cfg(test)]

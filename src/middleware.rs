@@ -1,15 +1,17 @@
 //! The layer in a `reqwest-middleware` chain.
 
+mod peek;
+
 use std::pin::Pin;
 
 use http::{Extensions, StatusCode, header};
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{Middleware, Next, Result};
 
+use self::peek::peek;
 use crate::{
     AccessToken, Error, TokenManager,
     manager::Refusal,
-    peek::peek,
     rejection::{self, Verdict},
     scope::{Origin, Scope},
 };
@@ -86,6 +88,8 @@ impl BearerAuth {
     }
 
     /// Lets one more origin see the token: a gateway in front of OS, a fake on loopback.
+    ///
+    /// For plain http on loopback build the client with `no_proxy()`: through a proxy the token would leave the machine.
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if it is plain http and not loopback, or has a path, a query or

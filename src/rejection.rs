@@ -1,8 +1,10 @@
 //! Is this 401 about the token? Pure.
 
+mod challenge;
+
 use http::{HeaderMap, header};
 
-use crate::{challenge, fault};
+use crate::fault;
 
 /// What a 401 says of the token that the request carried.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]

@@ -2,14 +2,21 @@
 
 use std::time::{Duration, SystemTime};
 
-/// Whatever a server says, no token is taken to live longer. Also keeps every sum below from overflowing.
-pub(crate) const LONGEST_LIFE: Duration = Duration::from_secs(24 * 60 * 60);
+/// No time that a server or a setting names counts for more: neither a token's life nor a wait. Keeps every sum of times
+/// from overflowing.
+pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A fetch is given up after this long, so that a source that hangs cannot stop the next attempt.
 pub(crate) const FETCH_LIMIT: Duration = Duration::from_secs(30);
 
-/// An attempt that has not even been given up by then stands on a runtime that nobody drives, and is replaced.
+/// An attempt that was cut off halfway may have cost a request. The next one keeps this distance from its start.
+pub(crate) const AFTER_START: Duration = Duration::from_millis(500);
+
+/// An attempt that has not even been given up by then is overdue.
 pub(crate) const LOST_AFTER: Duration = Duration::from_secs(31);
+
+/// How long an overdue attempt has to show that it is alive.
+pub(crate) const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// Successful refreshes are at least this far apart, so that no lifetime, however short, makes a hot loop.
 pub(crate) const AFTER_SUCCESS: Duration = Duration::from_secs(1);
@@ -31,7 +38,7 @@ const LONGEST_REJECTION_WAIT: Duration = Duration::from_secs(60);
 
 /// A life as long as we believe it.
 pub(crate) fn clamp_life(life: Duration) -> Duration {
-    life.min(LONGEST_LIFE)
+    life.min(DAY)
 }
 
 /// The ages at which a token changes state. Every window is a share of the life, so that they stand in order for
@@ -63,7 +70,7 @@ impl Windows {
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Failure {
     pub(crate) transient: bool,
-    /// How many of this sort came one after another, this one included.
+    /// How many like it, transient or not, came one after another, this one included.
     pub(crate) in_a_row: u32,
     pub(crate) retry_after: Option<Duration>,
 }
@@ -112,7 +119,7 @@ pub(crate) fn parse_retry_after(value: &str, date: SystemTime) -> Option<Duratio
         until.duration_since(date).unwrap_or_default()
     };
     // Nobody's arithmetic shall overflow because of a server's number.
-    Some(wait.min(LONGEST_LIFE))
+    Some(wait.min(DAY))
 }
 
 #[cfg(test)]
@@ -189,7 +196,7 @@ mod tests {
             let date = SystemTime::UNIX_EPOCH;
             for value in [value, number.to_string()] {
                 if let Some(wait) = parse_retry_after(&value, date) {
-                    prop_assert!(wait <= LONGEST_LIFE);
+                    prop_assert!(wait <= DAY);
                 }
             }
         }

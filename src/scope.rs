@@ -31,23 +31,23 @@ impl Scope {
     }
 
     pub(crate) fn add(&mut self, origin: &Url) -> Result<(), Error> {
-        let refused = |why| {
+        let invalid = |why| {
             Err(Error::configuration(format!(
                 "the origin of with_origin {why}"
             )))
         };
         if !origin.username().is_empty() || origin.password().is_some() {
-            return refused("must not carry user info");
+            return invalid("must not carry user info");
         }
         if origin.path() != "/" || origin.query().is_some() || origin.fragment().is_some() {
-            return refused("must be scheme, host and port alone, without a path or a query");
+            return invalid("must be scheme, host and port alone, without a path or a query");
         }
         if !may_carry_secrets(origin) {
-            return refused("has to be https, or http to a loopback address");
+            return invalid("has to be https, or http to a loopback address");
         }
         match Origin::of(origin) {
             Some(origin) => self.origins.push(origin),
-            None => return refused("has no host"),
+            None => return invalid("has no host"),
         }
         Ok(())
     }

@@ -159,6 +159,13 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
         async move { files.credentials().await }
     };
     assert!(read(&good, &good).await.is_ok());
+    let with_byte_order_mark = file("bom", "\u{feff}key\r\n".as_bytes());
+    assert!(read(&with_byte_order_mark, &good).await.is_ok());
+    refused(
+        read(&PathBuf::from("/dev/null"), &good).await,
+        "regular",
+        "",
+    );
     let missing = folder.join("missing");
     refused(read(&missing, &good).await, "missing", "");
     refused(read(&good, &missing).await, "missing", "canary");

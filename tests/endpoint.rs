@@ -83,6 +83,7 @@ async fn every_shape_of_os_answer_is_a_token() {
         r#"{"access_token":"ZclClFcksJlZ19vnJOt09Yj3xme0","expires_in":299,"issued_at":1576249823754,"token_type":"Bearer"}"#,
         r#"{"access_token":"ZclClFcksJlZ19vnJOt09Yj3xme0","expires_in":"299","issued_at":"1611584726303","token_type":"BearerToken"}"#,
         r#"{"access_token":"t","expires_in":299.0,"token_type":"bearertoken"}"#,
+        r#"{"access_token":"t","expires_in":" 299 ","token_type":"Bearer"}"#,
         r#"{"access_token":"t","expires_in":"299","token_type":"BEARER","issued_at":"soon"}"#,
         r#"{"access_token":"t","expires_in":"299","token_type":"Bearer","issued_at":null}"#,
         r#"{"refresh_count":"0","access_token":"t","expires_in":"299","token_type":"Bearer","scope":"","status":"approved","application_name":"x","developer.email":"a@b","client_id":"c","api_product_list_json":["a"]}"#,
@@ -207,6 +208,7 @@ async fn every_refusal_has_its_kind_and_is_never_quoted() {
     let os = r#"{"ErrorCode":"invalid_client","Error":"Client credentials are invalid canary-in-the-body"}"#;
     let rfc = r#"{"error":"invalid_client","error_description":"canary-in-the-body"}"#;
     let fault = r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.InvalidClientIdentifier"}}}"#;
+    let client = r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.invalid_client-invalid_client_id"}}}"#;
     let grant = r#"{"ErrorCode":"invalid_request","Error":"Required param : grant_type canary-in-the-body"}"#;
     let html = "<html><title>canary-in-the-body</title></html>";
     for (status, body, kind) in [
@@ -218,6 +220,7 @@ async fn every_refusal_has_its_kind_and_is_never_quoted() {
         (400, os, CredentialsRejected),
         (400, rfc, CredentialsRejected),
         (400, fault, CredentialsRejected),
+        (400, client, CredentialsRejected),
         (400, grant, RequestRejected),
         (400, html, RequestRejected),
         (400, "", RequestRejected),

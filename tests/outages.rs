@@ -190,6 +190,20 @@ async fn between_attempts_a_caller_fails_at_once_if_the_next_one_comes_too_late_
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_caller_who_gives_up_is_told_why_nothing_came() {
+    let source = Source::new(|n| match n {
+        1 => Answer::failure(ErrorKind::RateLimited),
+        _ => Answer::token(LIFE).after(secs(20)),
+    });
+    let tokens = source.manager();
+    tokens.token().await.unwrap_err();
+    let error = tokens.token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Timeout);
+    let cause = std::error::Error::source(&error).and_then(|cause| Error::find_in(cause));
+    assert_eq!(cause.unwrap().kind(), ErrorKind::RateLimited);
+}
+
+#[tokio::test(start_paused = true)]
 async fn fifty_callers_of_a_failing_endpoint_cost_one_post_an_attempt() {
     let source = Source::new(|_| Answer::failure(ErrorKind::Unavailable).after(millis(100)));
     let tokens = source.manager();

@@ -4,6 +4,7 @@
 mod common;
 
 use std::{
+    pin::Pin,
     sync::{
         Arc, Mutex,
         atomic::{AtomicUsize, Ordering},
@@ -91,14 +92,24 @@ async fn a_source_that_hangs_is_given_up_after_30_s_and_asked_again() {
     assert_eq!(source.count(), 2);
 }
 
+/// Panics in its first fetch before there is a future, and in its second one in the future.
 struct Panics(AtomicUsize);
 
-#[async_trait]
 impl TokenSource for Panics {
-    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+    fn fetch<'a, 'b, 'f>(
+        &'a self,
+        _replaces: Option<&'b AccessToken>,
+    ) -> Pin<Box<dyn Future<Output = Result<AccessToken, Error>> + Send + 'f>>
+    where
+        'a: 'f,
+        'b: 'f,
+    {
         let before = self.0.fetch_add(1, Ordering::Relaxed);
-        assert!(before >= 2, "scripted panic");
-        AccessToken::new("token", LIFE)
+        assert!(before != 0, "scripted panic");
+        Box::pin(async move {
+            assert!(before != 1, "scripted panic");
+            AccessToken::new("token", LIFE)
+        })
     }
 }
 
@@ -139,6 +150,19 @@ fn a_refresh_whose_runtime_is_shut_down_is_taken_over_by_the_next_caller() {
 }
 
 #[test]
+fn short_lived_runtimes_do_not_cost_a_post_each() {
+    let source = Source::new(|_| Answer::token(LIFE).after(secs(1_000)));
+    let tokens = source.manager();
+    let start = std::time::Instant::now();
+    for _ in 0..30 {
+        let job = Builder::new_current_thread().enable_all().build().unwrap();
+        job.block_on(async { timeout(millis(5), tokens.token()).await.unwrap_err() });
+    }
+    let most = 1 + start.elapsed().as_millis() / 500;
+    assert!(source.count() as u128 <= most, "{} POSTs", source.count());
+}
+
+#[test]
 fn a_runtime_that_is_gone_does_not_take_the_manager_along() {
     let source = Source::healthy();
     let tokens = source.manager();
@@ -173,7 +197,7 @@ async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
     }
     let start = Instant::now();
     while tokens.token().await.is_err() {}
-    assert!(start.elapsed() <= secs(32), "{:?}", start.elapsed());
+    assert!(start.elapsed() <= secs(33), "{:?}", start.elapsed());
     assert_eq!(source.count(), 1);
     // Driven at last, it finds that nobody waits for it.
     let driven = move || asleep.block_on(tokio::task::yield_now());
@@ -195,6 +219,75 @@ fn outside_a_runtime_a_fresh_token_serves_and_the_want_of_one_is_a_configuration
     assert_eq!(error.kind(), ErrorKind::Configuration);
     runtime().block_on(tokens.token()).unwrap();
     assert!(poll_once(tokens.token()).unwrap().is_ok());
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_attempt_that_begins_late_is_no_second_one_at_once() {
+    let source = Source::new(|_| Answer::token(LIFE).after(secs(15)));
+    let tokens = source.manager();
+    let start_elsewhere = |runtime: &Runtime| {
+        let _on_it = runtime.enter();
+        let mut caller = Box::pin(tokens.token());
+        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+        assert!(caller.as_mut().poll(&mut context).is_pending());
+    };
+    let late = Builder::new_current_thread()
+        .enable_all()
+        .start_paused(true)
+        .build()
+        .unwrap();
+    start_elsewhere(&late);
+    advance(secs(20)).await;
+    // Driven after 20 s, the attempt begins only now; its 31 s count from here.
+    let (late, tokens) = tokio::task::spawn_blocking({
+        let tokens = tokens.clone();
+        move || {
+            late.block_on(async {
+                advance(secs(20)).await;
+                let _ = timeout(secs(1), tokens.token()).await;
+            });
+            (late, tokens)
+        }
+    })
+    .await
+    .unwrap();
+    assert_eq!(source.count(), 1);
+    advance(secs(12)).await;
+    timeout(secs(1), tokens.token()).await.unwrap_err();
+    assert_eq!(source.count(), 1, "it is under way, if slowly");
+    tokio::task::spawn_blocking(move || drop(late))
+        .await
+        .unwrap();
+}
+
+#[tokio::test(start_paused = true)]
+async fn token_lasting_waits_for_one_refresh_and_takes_what_that_brings() {
+    // So slow that what it brings never lasts for half of its life.
+    let source = Source::new(|_| Answer::token(secs(4)).after(millis(2_200)));
+    let tokens = source.manager();
+    let start = Instant::now();
+    let token = tokens.token_lasting(secs(60)).await.unwrap();
+    assert!(token.remaining() > secs(1));
+    assert_eq!(start.elapsed(), millis(2_200));
+    assert_eq!(source.count(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_who_hears_late_of_its_attempt_gets_the_token_that_there_is() {
+    let source = Source::new(|n| match n {
+        1 => Answer::token(LIFE),
+        _ => Answer::failure(ErrorKind::Unavailable),
+    });
+    let tokens = source.manager();
+    let mut late = Box::pin(tokens.token());
+    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
+    assert!(late.as_mut().poll(&mut context).is_pending());
+    sleep(secs(2)).await;
+    // Two more attempts fail before it is polled again.
+    tokens.token_lasting(secs(1)).await.unwrap();
+    advance(secs(240)).await;
+    tokens.token_lasting(secs(100)).await.unwrap_err();
+    assert!(late.await.is_ok());
 }
 
 /// Tells when the manager lets go of it.

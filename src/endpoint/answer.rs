@@ -3,7 +3,7 @@
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
-use serde::{Deserialize, Deserializer, de};
+use serde::{Deserialize, Deserializer};
 
 use crate::{Error, ErrorKind, fault, schedule};
 
@@ -43,8 +43,7 @@ pub(super) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Erro
     }
     let expires_in = match answer.expires_in {
         Some(seconds) if seconds.is_finite() && seconds > 0.0 => {
-            Duration::try_from_secs_f64(seconds)
-                .map_or(schedule::LONGEST_LIFE, schedule::clamp_life)
+            Duration::try_from_secs_f64(seconds).map_or(schedule::DAY, schedule::clamp_life)
         }
         Some(_) => {
             return Err(malformed(
@@ -80,13 +79,13 @@ fn age(issued_at: &serde_json::Value, date: Option<SystemTime>) -> Option<Durati
     sent_at.checked_sub(Duration::from_millis(issued_at))
 }
 
-/// A JSON number, or a string that holds one. A string that holds none becomes NaN, so that it is refused as a number.
+/// A JSON number, or a string that holds one. Anything else becomes NaN, so that it is refused as a number.
 fn number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::Null => Ok(None),
         serde_json::Value::Number(number) => Ok(number.as_f64()),
-        serde_json::Value::String(text) => Ok(Some(text.parse().unwrap_or(f64::NAN))),
-        _ => Err(de::Error::custom("neither a number nor a string")),
+        serde_json::Value::String(text) => Ok(Some(text.trim().parse().unwrap_or(f64::NAN))),
+        _ => Ok(Some(f64::NAN)),
     }
 }
 
@@ -96,7 +95,7 @@ pub(super) fn says_more_than_its_status(status: StatusCode) -> bool {
 }
 
 /// Classifies an answer that is not 2xx.
-pub(super) fn refusal(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
+pub(super) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
     let (kind, what) = match status.as_u16() {
         401 => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
         400 if names_invalid_client(body) => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
@@ -134,16 +133,14 @@ fn names_invalid_client(body: &[u8]) -> bool {
     ["ErrorCode", "error"]
         .iter()
         .any(|name| envelope[name] == "invalid_client")
-        || fault::code(body).is_some_and(|code| code == "oauth.v2.InvalidClientIdentifier")
+        || fault::code(body).is_some_and(|code| {
+            code == "oauth.v2.InvalidClientIdentifier" || code.contains("invalid_client")
+        })
 }
 
-/// The answer goes on beyond any token's length.
-pub(super) fn too_long(status: StatusCode) -> Error {
-    if status.is_success() {
-        malformed("the token endpoint sent more than 64 KiB, which is no token")
-    } else {
-        refusal(status, &[], None)
-    }
+/// A 2xx answer that goes on beyond any token's length.
+pub(super) fn too_long() -> Error {
+    malformed("the token endpoint sent more than 64 KiB, which is no token")
 }
 
 fn no_token() -> Error {

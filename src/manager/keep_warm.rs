@@ -49,6 +49,7 @@ async fn run(weak: Weak<Inner>) {
         drop(manager);
         let at_latest = Instant::now() + LONGEST_SLEEP;
         tokio::select! {
+            biased;
             () = sleep_until(look_again.map_or(at_latest, |at| at.min(at_latest))) => {}
             changed = ended.changed() => if changed.is_err() { return },
         }

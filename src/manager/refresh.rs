@@ -13,13 +13,13 @@ use tokio::{
     sync::watch,
     time::{Instant, sleep_until, timeout},
 };
-use tracing::{Instrument, Span, error, info, info_span, warn};
+use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{
     Inner,
     state::{Attempt, Settled},
 };
-use crate::{AccessToken, Error, ErrorKind, TokenSource, schedule};
+use crate::{AccessToken, Error, ErrorKind, TokenSource, clock::Moment, schedule};
 
 /// Starts an attempt that [`State`](super::state::State) has elected us to make.
 ///
@@ -35,6 +35,7 @@ pub(super) fn spawn(runtime: &Handle, manager: &Arc<Inner>, attempt: Attempt) {
     };
     let task = async move {
         tokio::select! {
+            biased;
             () = gone => {}
             () = run(baton, attempt.starts) => {}
         }
@@ -51,7 +52,7 @@ async fn run(baton: Baton, starts: Instant) {
     if starts > Instant::now() {
         sleep_until(starts).await;
     }
-    let Some((source, replaces)) = baton.what_to_do() else {
+    let Some((source, replaces)) = baton.begin() else {
         return;
     };
     let brought = fetch(&*source, replaces.as_ref()).await;
@@ -65,7 +66,8 @@ async fn fetch(
     replaces: Option<&AccessToken>,
 ) -> Result<AccessToken, Error> {
     let failed = |kind, message| Err(Error::with_message(kind, message));
-    let mut fetch = pin!(timeout(schedule::FETCH_LIMIT, source.fetch(replaces)));
+    // All of it in here: also what the source does before it returns a future may panic.
+    let mut fetch = pin!(async { timeout(schedule::FETCH_LIMIT, source.fetch(replaces)).await });
     poll_fn(
         |context| match catch_unwind(AssertUnwindSafe(|| fetch.as_mut().poll(context))) {
             Ok(Poll::Pending) => Poll::Pending,
@@ -91,11 +93,12 @@ struct Baton {
 }
 
 impl Baton {
-    fn what_to_do(&self) -> Option<(Arc<dyn TokenSource>, Option<AccessToken>)> {
+    /// The source to ask, and the token that it is to replace; `None` if there is nothing to do any more.
+    fn begin(&self) -> Option<(Arc<dyn TokenSource>, Option<AccessToken>)> {
         let manager = self.manager.upgrade()?;
-        let state = manager.read();
+        let mut state = manager.write();
         state
-            .awaits(self.attempt)
+            .begin(self.attempt, Moment::now())
             .then(|| (manager.source.clone(), state.replaces().cloned()))
     }
 
@@ -118,41 +121,28 @@ impl Drop for Baton {
     }
 }
 
-/// One event an outcome. Only the first failure and then every doubling are warnings, so that an outage does not flood a log.
+/// One event for each outcome. Of failures only the first, and then every doubling, is louder than DEBUG, so that an outage
+/// does not flood a log.
 fn report(settled: &Settled) {
     match settled {
-        Settled::Adopted { after_failures: 0 } => tracing::debug!("new access token"),
-        Settled::Adopted { after_failures } => {
-            info!(after_failures, "new access token: recovered");
-        }
+        Settled::Adopted { after_failures: 0 } => debug!("token refreshed"),
+        Settled::Adopted { after_failures } => info!(after_failures, "token refreshed: recovered"),
         Settled::Failed { error, failures } => {
-            let kind = tracing::field::debug(error.kind());
-            let retry_in = tracing::field::debug(error.retry_after().unwrap_or_default());
-            let cause: &(dyn std::error::Error + 'static) = error;
-            if !failures.is_power_of_two() {
-                tracing::debug!(
-                    kind,
-                    failures,
-                    retry_in,
-                    error = cause,
-                    "token refresh failed"
-                );
-            } else if error.is_transient() {
-                warn!(
-                    kind,
-                    failures,
-                    retry_in,
-                    error = cause,
-                    "token refresh failed"
-                );
-            } else {
-                error!(
-                    kind,
-                    failures,
-                    retry_in,
-                    error = cause,
-                    "token refresh failed"
-                );
+            macro_rules! failed {
+                ($level:ident) => {
+                    $level!(
+                        kind = ?error.kind(),
+                        failures,
+                        retry_in = ?error.retry_after().unwrap_or_default(),
+                        error = error as &(dyn std::error::Error + 'static),
+                        "token refresh failed"
+                    )
+                };
+            }
+            match (failures.is_power_of_two(), error.is_transient()) {
+                (false, _) => failed!(debug),
+                (true, true) => failed!(warn),
+                (true, false) => failed!(error),
             }
         }
     }

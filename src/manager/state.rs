@@ -1,6 +1,6 @@
 //! The life of a token: who may use it, who refreshes it, who waits, who gives up. Pure: it takes `now` and does no I/O.
 
-use std::{ops::RangeInclusive, time::Duration};
+use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
 use tokio::time::Instant;
 
@@ -18,6 +18,16 @@ pub(crate) enum Need<'a> {
     OtherThan(&'a AccessToken),
 }
 
+impl Need<'_> {
+    /// What a refresh could not meet the next one could not either: nothing lasts longer than a token that is just there.
+    pub(crate) fn after_a_refresh(self) -> Self {
+        match self {
+            Self::Lasting(_) => Self::Usable,
+            need => need,
+        }
+    }
+}
+
 /// How the API refused a token.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Refusal {
@@ -32,20 +42,18 @@ pub(crate) enum Refusal {
 pub(crate) struct Attempt {
     pub(crate) id: u64,
     pub(crate) starts: Instant,
+    /// From then on it is overdue. A fetch is given up before that, so its runtime must have stood still.
+    pub(crate) lost_at: Instant,
+    /// It has been overdue before.
+    doubted: bool,
 }
 
-impl Attempt {
-    /// From then on it counts as lost. A fetch is given up before that, so this happens only to one whose runtime
-    /// stands still, and nobody may hang on that.
-    pub(crate) fn lost_at(self) -> Instant {
-        self.starts + schedule::LOST_AFTER
-    }
-}
-
-/// A caller's place in an attempt.
-#[derive(Debug, Clone, Copy, PartialEq, Eq)]
-pub(crate) enum Joined {
-    /// It was elected: it has to start the attempt.
+/// Where a caller stands.
+#[derive(Debug, Clone)]
+pub(crate) enum Place {
+    /// It need not wait.
+    Served(AccessToken),
+    /// It was elected: it has to start the attempt, and waits for it.
     Leading(Attempt),
     /// It waits for somebody else's.
     Following(Attempt),
@@ -90,14 +98,22 @@ struct Held {
 #[derive(Debug, Default)]
 struct Failures {
     count: u32,
-    /// How many of them, the last ones, are transient or terminal like the last.
-    of_a_sort: u32,
+    /// How many of them, the last ones, are transient as the last one, or terminal as it.
+    alike: u32,
     last: Option<Error>,
 }
 
-/// How 401s keep coming. Guards against a wall of them: each new token has to be held for longer to be replaced.
+/// How 401s keep coming. A clear one is held up by clear ones alone, so that an odd path, which answers 401 to
+/// everything, cannot keep a token in use that really was revoked.
 #[derive(Debug, Default)]
 struct Refusals {
+    clear: Wall,
+    all: Wall,
+}
+
+/// A wall of 401s: while they keep coming, each new token has to be held for longer to be replaced.
+#[derive(Debug, Default)]
+struct Wall {
     wait: Duration,
     last: Option<Instant>,
 }
@@ -124,15 +140,12 @@ impl State {
         usable.then_some(&held.token)
     }
 
-    /// Whether it is time for a refresh, and nobody sees to it yet.
-    pub(crate) fn renewal_is_due(&self, now: Moment) -> bool {
-        let fresh = self.held.as_ref().is_some_and(|held| held.is_fresh(now));
-        !fresh && self.next_renewal(now).is_some_and(|at| at <= now.monotonic)
-    }
-
     /// When the next refresh is to start, whether or not anybody waits for it. `None` while one is under way.
     pub(crate) fn next_renewal(&self, now: Moment) -> Option<Instant> {
-        if self.under_way(now.monotonic).is_some() {
+        if self
+            .attempt
+            .is_some_and(|attempt| now.monotonic < attempt.lost_at)
+        {
             return None;
         }
         let fresh_for = self
@@ -142,16 +155,32 @@ impl State {
         Some((now.monotonic + fresh_for).max(self.earliest(now.monotonic)))
     }
 
-    /// Elects the caller to refresh, if that is due and nobody else does.
-    pub(crate) fn renew(&mut self, now: Moment) -> Option<Attempt> {
-        self.renewal_is_due(now).then(|| self.start(now.monotonic))
+    /// Whether it is time for a refresh, and nobody sees to it yet.
+    pub(crate) fn renewal_is_due(&self, now: Moment) -> bool {
+        let fresh = self.held.as_ref().is_some_and(|held| held.is_fresh(now));
+        !fresh && self.next_renewal(now).is_some_and(|at| at <= now.monotonic)
     }
 
-    /// A place in the attempt that is under way, or else in the next one, for a caller who can wait until `deadline`.
+    /// Elects the caller to refresh, if that is due and nobody else does.
+    pub(crate) fn renew(&mut self, now: Moment) -> Option<Attempt> {
+        let elected = self.renewal_is_due(now) && self.under_way(now.monotonic).is_none();
+        elected.then(|| self.start(now.monotonic))
+    }
+
+    /// A token, or a place in the attempt that is under way, or else in the next one, for a caller who can wait until
+    /// `deadline`.
     ///
     /// It fails at once if that attempt comes too late for the caller, or if the last one failed in a way that the
     /// next is not likely to mend.
-    pub(crate) fn join(&mut self, now: Moment, deadline: Instant) -> Result<Joined, Error> {
+    pub(crate) fn join(
+        &mut self,
+        now: Moment,
+        need: Need<'_>,
+        deadline: Instant,
+    ) -> Result<Place, Error> {
+        if let Some(token) = self.usable(now, need) {
+            return Ok(Place::Served(token.clone()));
+        }
         let now = now.monotonic;
         let under_way = self.under_way(now);
         let starts = under_way.map_or_else(|| self.earliest(now), |attempt| attempt.starts);
@@ -164,15 +193,25 @@ impl State {
             return Err(self.not_yet(starts - now));
         }
         Ok(match under_way {
-            Some(attempt) => Joined::Following(attempt),
-            None => Joined::Leading(self.start(starts)),
+            Some(attempt) => Place::Following(attempt),
+            None => Place::Leading(self.start(starts)),
         })
     }
 
-    /// Whether anybody still waits for this attempt. It may have been given up for lost before it could start.
-    pub(crate) fn awaits(&self, attempt: u64) -> bool {
-        self.attempt
-            .is_some_and(|under_way| under_way.id == attempt)
+    /// The time has come for an attempt. False if it has been given up for lost before it could begin, as another may
+    /// have taken its place.
+    pub(crate) fn begin(&mut self, attempt: u64, now: Moment) -> bool {
+        let now = now.monotonic;
+        let under_way = self
+            .under_way(now)
+            .filter(|under_way| under_way.id == attempt);
+        let Some(under_way) = under_way else {
+            return false;
+        };
+        self.attempt = Some(Attempt::new(under_way.id, now));
+        // Whatever comes of it has a wait of its own. This one is for an attempt that is cut off.
+        self.not_before = Some(now + schedule::AFTER_START);
+        true
     }
 
     /// The token that a fetch is to replace.
@@ -208,8 +247,8 @@ impl State {
         Some(settled)
     }
 
-    /// Ends an attempt that was cut off before it came to anything, so that the next caller is elected.
-    /// False if it had been given up for lost.
+    /// Ends an attempt that was cut off before it came to anything, so that the next caller is elected. Says whether it
+    /// was still under way.
     pub(crate) fn abandon(&mut self, attempt: u64) -> bool {
         let ended = self.attempt.take_if(|under_way| under_way.id == attempt);
         ended.is_some()
@@ -220,7 +259,7 @@ impl State {
         let Some(held) = self.held.as_mut().filter(|held| held.token.is(token)) else {
             return true; // It has been replaced already, or is about to be.
         };
-        if !held.suspected && !self.refusals.admit(now.monotonic, held) {
+        if !held.suspected && !self.refusals.admit(now.monotonic, held, refusal) {
             return false;
         }
         match refusal {
@@ -241,8 +280,20 @@ impl State {
         }
     }
 
-    fn under_way(&self, now: Instant) -> Option<Attempt> {
-        self.attempt.filter(|attempt| now < attempt.lost_at())
+    /// The attempt that is under way, unless it is lost, on a runtime that nobody drives any more.
+    ///
+    /// The first time that it is found overdue it gets a last chance: a process that was stopped for a while finds every
+    /// attempt overdue, and its task has its turn a moment later.
+    fn under_way(&mut self, now: Instant) -> Option<Attempt> {
+        let attempt = self.attempt.as_mut()?;
+        if now >= attempt.lost_at {
+            if attempt.doubted {
+                return None;
+            }
+            attempt.doubted = true;
+            attempt.lost_at = now + schedule::LAST_CHANCE;
+        }
+        Some(*attempt)
     }
 
     fn earliest(&self, now: Instant) -> Instant {
@@ -252,10 +303,7 @@ impl State {
 
     fn start(&mut self, starts: Instant) -> Attempt {
         self.attempts += 1;
-        let attempt = Attempt {
-            id: self.attempts,
-            starts,
-        };
+        let attempt = Attempt::new(self.attempts, starts);
         self.attempt = Some(attempt);
         attempt
     }
@@ -293,15 +341,32 @@ impl State {
             .any(|refused| refused.is(token))
     }
 
+    /// For a caller whose patience has ended. The last failure tells why nothing came.
+    pub(crate) fn too_late(&self, message: impl Into<Cow<'static, str>>) -> Error {
+        let error = Error::with_message(ErrorKind::Timeout, message);
+        match &self.failures.last {
+            Some(last) => error.caused_by(last.clone()),
+            None => error,
+        }
+    }
+
     fn not_yet(&self, wait: Duration) -> Error {
-        let too_late = || {
-            Error::with_message(
-                ErrorKind::Timeout,
-                "the next access token is not due within the acquire_timeout",
-            )
-        };
-        let error = self.failures.last.clone().unwrap_or_else(too_late);
+        let last = self.failures.last.clone();
+        let error = last.unwrap_or_else(|| {
+            self.too_late("the next access token is not due within the acquire_timeout")
+        });
         error.with_retry_after(wait)
+    }
+}
+
+impl Attempt {
+    fn new(id: u64, starts: Instant) -> Self {
+        Self {
+            id,
+            starts,
+            lost_at: starts + schedule::LOST_AFTER,
+            doubted: false,
+        }
     }
 }
 
@@ -342,12 +407,12 @@ impl Held {
 impl Failures {
     fn add(&mut self, error: &Error) -> schedule::Failure {
         let transient = error.is_transient();
-        let same_sort = self
+        let like_the_last = self
             .last
             .as_ref()
             .is_some_and(|last| last.is_transient() == transient);
-        self.of_a_sort = if same_sort {
-            self.of_a_sort.saturating_add(1)
+        self.alike = if like_the_last {
+            self.alike.saturating_add(1)
         } else {
             1
         };
@@ -355,7 +420,7 @@ impl Failures {
         self.last = Some(error.clone());
         schedule::Failure {
             transient,
-            in_a_row: self.of_a_sort,
+            in_a_row: self.alike,
             retry_after: error.retry_after(),
         }
     }
@@ -363,14 +428,24 @@ impl Failures {
 
 impl Refusals {
     /// Whether this refusal of the token in use may cost a new token.
+    fn admit(&mut self, now: Instant, held: &Held, refusal: Refusal) -> bool {
+        let by_all = self.all.admit(now, held);
+        match refusal {
+            Refusal::Rejected => self.clear.admit(now, held),
+            Refusal::Unclear => by_all,
+        }
+    }
+}
+
+impl Wall {
     fn admit(&mut self, now: Instant, held: &Held) -> bool {
-        let kept_coming = self.last.is_some_and(|last| now - last < self.wait * 2);
-        if !kept_coming {
+        let keeps_coming = self.last.is_some_and(|last| now - last < self.wait * 2);
+        if !keeps_coming {
             self.wait = schedule::first_rejection_wait(held.token.life());
         }
         self.last = Some(now);
         let admitted = now - held.since >= self.wait;
-        if admitted && kept_coming {
+        if admitted && keeps_coming {
             self.wait = schedule::next_rejection_wait(self.wait);
         }
         admitted

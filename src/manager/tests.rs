@@ -141,3 +141,44 @@ async fn a_source_that_brings_a_suspected_token_again_has_failed_but_the_token_s
     assert!(tokens.token().await.is_ok());
     assert_eq!(source.0.load(Ordering::Relaxed), 2);
 }
+
+#[tokio::test(start_paused = true)]
+async fn an_odd_path_does_not_keep_a_revoked_token_in_use() {
+    let (tokens, _) = manager(Duration::ZERO);
+    // Unclear 401s keep coming, so that by now they have to wait for 40 s.
+    tokens.token().await.unwrap();
+    for _ in 0..80 {
+        advance(Duration::from_millis(500)).await;
+        let token = tokens.token().await.unwrap();
+        tokens.refuse(&token, Refusal::Unclear);
+        tokio::task::yield_now().await;
+    }
+    advance(Duration::from_secs(5)).await;
+    let revoked = tokens.token().await.unwrap();
+    assert!(!tokens.refuse(&revoked, Refusal::Unclear), "has to wait");
+    assert!(tokens.refuse(&revoked, Refusal::Rejected), "has not");
+    assert!(tokens.current().is_none());
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_wall_of_both_sorts_of_refusal_costs_at_most_6_posts_a_minute() {
+    let (tokens, fetches) = manager(Duration::ZERO);
+    tokens.token().await.unwrap();
+    advance(Duration::from_secs(30)).await;
+    for minute in 0..5 {
+        let before = fetches();
+        for tick in 0..600 {
+            if let Ok(token) = tokens.token().await {
+                let refusal = if tick % 3 == 0 {
+                    Refusal::Rejected
+                } else {
+                    Refusal::Unclear
+                };
+                tokens.refuse(&token, refusal);
+            }
+            tokio::time::sleep(Duration::from_millis(100)).await;
+        }
+        let posts = fetches() - before;
+        assert!(posts <= 6, "{posts} POSTs in minute {minute}");
+    }
+}
