@@ -1,0 +1,139 @@
+//! Keys and secrets that change while a service runs: over real sockets and real files, in real time.
+
+use std::{path::PathBuf, time::Duration};
+
+use osdatahub_auth::{
+    ErrorKind, FakeDataHub, FileCredentials, TokenEndpoint, TokenManager, TokenState,
+};
+use tokio::time::sleep;
+
+/// Two files in a folder of their own, which goes when they do.
+struct Files {
+    folder: PathBuf,
+}
+
+impl Files {
+    fn new(name: &str) -> Self {
+        let folder =
+            std::env::temp_dir().join(format!("osdatahub-auth-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&folder).unwrap();
+        Self { folder }
+    }
+
+    fn write(&self, key: &str, secret: &str) {
+        std::fs::write(self.folder.join("key"), key).unwrap();
+        std::fs::write(self.folder.join("secret"), secret).unwrap();
+    }
+
+    /// Tokens of 40 s that are renewed after one, so that there is much time in which the old one serves.
+    fn manager(&self, hub: &FakeDataHub) -> TokenManager {
+        hub.set_lifetime(Duration::from_secs(40));
+        let files = FileCredentials::new(self.folder.join("key"), self.folder.join("secret"));
+        let endpoint = TokenEndpoint::builder(files)
+            .token_url(hub.token_url())
+            .build()
+            .unwrap();
+        TokenManager::builder(endpoint)
+            .refresh_at(0.025..=0.025)
+            .build()
+            .unwrap()
+    }
+}
+
+impl Drop for Files {
+    fn drop(&mut self) {
+        let _ = std::fs::remove_dir_all(&self.folder);
+    }
+}
+
+/// What HTTP Basic carried in the hub's first token request.
+fn pair(hub: &FakeDataHub) -> (String, String) {
+    use base64::{Engine, engine::general_purpose::STANDARD};
+    let received = hub.received();
+    let basic = received[0].headers["authorization"]
+        .to_str()
+        .unwrap()
+        .to_owned();
+    let pair = STANDARD
+        .decode(basic.strip_prefix("Basic ").unwrap())
+        .unwrap();
+    let pair = String::from_utf8(pair).unwrap();
+    let (key, secret) = pair.split_once(':').unwrap();
+    (key.to_owned(), secret.to_owned())
+}
+
+/// A hub's key and secret in the clear, as a person sees them on the Data Hub.
+async fn seen_on_the_data_hub(hub: &FakeDataHub) -> (String, String) {
+    let recorder = FakeDataHub::start().await.unwrap();
+    let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(recorder.token_url());
+    let tokens = TokenManager::builder(endpoint.build().unwrap())
+        .build()
+        .unwrap();
+    tokens.token().await.unwrap_err();
+    pair(&recorder)
+}
+
+#[tokio::test]
+async fn a_new_key_and_secret_are_picked_up_without_a_restart() {
+    let hub = FakeDataHub::start().await.unwrap();
+    let files = Files::new("rotated");
+    let (key, secret) = seen_on_the_data_hub(&hub).await;
+    files.write(&key, &secret);
+    let tokens = files.manager(&hub);
+    let first = tokens.token().await.unwrap();
+
+    hub.replace_credentials();
+    sleep(Duration::from_millis(1_100)).await;
+    tokens.token().await.unwrap();
+    sleep(Duration::from_millis(200)).await;
+    assert_eq!(
+        tokens.status().last_error,
+        Some(ErrorKind::CredentialsRejected)
+    );
+
+    let (key, secret) = seen_on_the_data_hub(&hub).await;
+    files.write(&format!("{key}\n"), &format!("{secret}\n"));
+    for _ in 0..70 {
+        let token = tokens
+            .token()
+            .await
+            .expect("the old token serves until the new one is there");
+        if token.expose_secret() != first.expose_secret() {
+            assert_eq!(tokens.status().consecutive_failures, 0);
+            return;
+        }
+        sleep(Duration::from_millis(100)).await;
+    }
+    panic!("the new key and secret were not picked up within 7 s");
+}
+
+#[tokio::test]
+async fn a_missing_or_half_written_file_leaves_the_token_in_use_and_says_what_is_wrong() {
+    let hub = FakeDataHub::start().await.unwrap();
+    let files = Files::new("half-written");
+    let (key, secret) = seen_on_the_data_hub(&hub).await;
+    files.write(&key, &secret);
+    let tokens = files.manager(&hub);
+    let first = tokens.token().await.unwrap();
+
+    std::fs::remove_file(files.folder.join("secret")).unwrap();
+    sleep(Duration::from_millis(1_100)).await;
+    let serving = tokens.token().await.unwrap();
+    assert_eq!(serving.expose_secret(), first.expose_secret());
+    sleep(Duration::from_millis(200)).await;
+    let status = tokens.status();
+    assert_eq!(status.state, TokenState::Stale);
+    assert_eq!(status.last_error, Some(ErrorKind::Configuration));
+    assert_eq!(hub.token_posts(), 1, "nothing is sent without a secret");
+
+    // Whoever has no token is told which file it is.
+    files.write(&key, "");
+    let error = files.manager(&hub).token().await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let shown = error.to_string();
+    assert!(
+        shown.contains("Project API Secret") && shown.contains("is empty"),
+        "{shown}"
+    );
+    assert!(!shown.contains(&key), "{shown}");
+}
