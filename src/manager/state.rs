@@ -68,7 +68,7 @@ pub(crate) enum Settled {
     Failed { error: Error, failures: u32 },
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 pub(crate) struct State {
     refresh_at: RangeInclusive<f64>,
     held: Option<Held>,
@@ -84,7 +84,7 @@ pub(crate) struct State {
     refusals: Refusals,
 }
 
-#[derive(Debug)]
+#[derive(Debug, Clone)]
 struct Held {
     token: AccessToken,
     since: Instant,
@@ -95,7 +95,7 @@ struct Held {
 }
 
 /// The failures since the last token came.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Failures {
     count: u32,
     /// How many of them, the last ones, are transient as the last one, or terminal as it.
@@ -105,14 +105,14 @@ struct Failures {
 
 /// How 401s keep coming. A clear one is held up by clear ones alone, so that an odd path, which answers 401 to
 /// everything, cannot keep a token in use that really was revoked.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Refusals {
     clear: Wall,
     all: Wall,
 }
 
 /// A wall of 401s: while they keep coming, each new token has to be held for longer to be replaced.
-#[derive(Debug, Default)]
+#[derive(Debug, Clone, Default)]
 struct Wall {
     wait: Duration,
     last: Option<Instant>,
@@ -451,3 +451,6 @@ impl Wall {
         admitted
     }
 }
+
+#[cfg(test)]
+mod interleavings;

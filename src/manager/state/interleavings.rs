@@ -1,0 +1,260 @@
+//! Every order in which callers, tasks and time can come at the state, to a depth that takes seconds: whoever is elected,
+//! cancelled, cut off or overtaken, there is one fetch at a time, and nobody waits for one that nobody makes.
+
+use super::*;
+
+const DEPTH: usize = 10;
+const CALLERS: usize = 2;
+const PATIENCE: Duration = Duration::from_secs(10);
+const LIFE: Duration = Duration::from_secs(40);
+/// Long enough for every wait after a success or a failure but the longest.
+const A_MOMENT: Duration = Duration::from_millis(1_100);
+/// So long that a task that has not moved meanwhile is given up, and a token has expired.
+const AN_AGE: Duration = Duration::from_secs(45);
+
+#[derive(Debug, Clone, Copy)]
+enum Event {
+    Asks(usize),
+    GivesUp(usize),
+    TaskBegins,
+    TaskSucceeds,
+    TaskFails(ErrorKind),
+    TaskIsCutOff,
+    TokenIsRefused(Refusal),
+    TimePasses(Duration),
+}
+
+#[derive(Clone)]
+struct World {
+    state: State,
+    now: Moment,
+    /// The attempt that each caller waits for, and until when.
+    waiting: [Option<(Attempt, Instant)>; CALLERS],
+    /// The tasks that have been started and have not ended.
+    tasks: Vec<Task>,
+    tokens: usize,
+    /// When the next fetch may begin, by what the last one came to.
+    not_before: Option<Instant>,
+    rejected: Option<AccessToken>,
+}
+
+#[derive(Clone, Copy)]
+struct Task {
+    attempt: Attempt,
+    begun: Option<Instant>,
+}
+
+#[test]
+fn no_order_of_events_breaks_the_election() {
+    let world = World {
+        state: State::new(0.5..=0.5),
+        now: Moment::now(),
+        waiting: [None; CALLERS],
+        tasks: Vec::new(),
+        tokens: 0,
+        not_before: None,
+        rejected: None,
+    };
+    let mut orders = 0;
+    explore(&world, &mut Vec::new(), &mut orders);
+    assert!(orders > 10_000_000, "only {orders} orders were seen");
+}
+
+fn explore(world: &World, story: &mut Vec<Event>, orders: &mut u64) {
+    *orders += 1;
+    if story.len() == DEPTH {
+        return;
+    }
+    for event in world.possible() {
+        let mut next = world.clone();
+        story.push(event);
+        if let Err(broken) = next.play(event).and_then(|()| next.check()) {
+            panic!("{broken}, after {story:?}");
+        }
+        explore(&next, story, orders);
+        story.pop();
+    }
+}
+
+impl World {
+    fn possible(&self) -> Vec<Event> {
+        let mut events = vec![Event::TimePasses(A_MOMENT), Event::TimePasses(AN_AGE)];
+        for caller in 0..CALLERS {
+            events.push(match self.waiting[caller] {
+                None => Event::Asks(caller),
+                Some(_) => Event::GivesUp(caller),
+            });
+        }
+        // The oldest task moves; a younger one has its turn after it.
+        if let Some(task) = self.tasks.first() {
+            events.push(Event::TaskIsCutOff);
+            if task.begun.is_some() {
+                events.push(Event::TaskSucceeds);
+                events.push(Event::TaskFails(ErrorKind::Unavailable));
+                events.push(Event::TaskFails(ErrorKind::CredentialsRejected));
+            } else if task.attempt.starts <= self.now.monotonic {
+                events.push(Event::TaskBegins);
+            }
+        }
+        if self.state.held.is_some() {
+            events.push(Event::TokenIsRefused(Refusal::Rejected));
+            events.push(Event::TokenIsRefused(Refusal::Unclear));
+        }
+        events
+    }
+
+    fn play(&mut self, event: Event) -> Result<(), String> {
+        match event {
+            Event::Asks(caller) => {
+                let deadline = self.now.monotonic + PATIENCE;
+                return self.ask(caller, deadline);
+            }
+            Event::GivesUp(caller) => self.waiting[caller] = None,
+            Event::TaskBegins => return self.begin(),
+            Event::TaskSucceeds => {
+                self.tokens += 1;
+                let token = format!("token-{}", self.tokens);
+                let token = AccessToken::issued_at(self.now, &token, LIFE);
+                return self.settle(token);
+            }
+            Event::TaskFails(kind) => return self.settle(Err(Error::new(kind, "scripted"))),
+            Event::TaskIsCutOff => return self.drop_task(),
+            Event::TokenIsRefused(refusal) => {
+                let token = self.state.held.as_ref().map(|held| held.token.clone());
+                let token = token.ok_or("no token")?;
+                let admitted = self.state.refuse(self.now, &token, refusal);
+                if admitted && refusal == Refusal::Rejected {
+                    self.rejected = Some(token);
+                }
+            }
+            Event::TimePasses(time) => {
+                self.now = self.now.after(time);
+                for caller in 0..CALLERS {
+                    let Some((attempt, until)) = self.waiting[caller] else {
+                        continue;
+                    };
+                    if until <= self.now.monotonic {
+                        self.waiting[caller] = None;
+                    } else if attempt.lost_at <= self.now.monotonic {
+                        self.ask(caller, until)?;
+                    }
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn ask(&mut self, caller: usize, deadline: Instant) -> Result<(), String> {
+        let serves = self.state.usable(self.now, Need::Usable).is_some();
+        self.waiting[caller] = match self.state.join(self.now, Need::Usable, deadline) {
+            Ok(Place::Served(token)) => {
+                if token.remaining_at(self.now).is_zero() {
+                    return Err("an expired token was handed out".into());
+                }
+                if self
+                    .rejected
+                    .as_ref()
+                    .is_some_and(|rejected| rejected.is(&token))
+                {
+                    return Err("a rejected token was handed out".into());
+                }
+                None
+            }
+            Ok(Place::Leading(attempt)) => {
+                let begun = None;
+                self.tasks.push(Task { attempt, begun });
+                Some((attempt, deadline))
+            }
+            Ok(Place::Following(attempt)) => Some((attempt, deadline)),
+            Err(error) => match error.retry_after() {
+                Some(wait) if !wait.is_zero() => None,
+                _ => return Err("an error that does not say when to come again".into()),
+            },
+        };
+        if serves && self.waiting[caller].is_some() {
+            return Err("a caller waits though a token can be used".into());
+        }
+        Ok(())
+    }
+
+    fn begin(&mut self) -> Result<(), String> {
+        let Task { attempt, .. } = self.tasks[0];
+        if !self.state.begin(attempt.id, self.now) {
+            return self.drop_task();
+        }
+        let now = self.now.monotonic;
+        if self.not_before.is_some_and(|not_before| now < not_before) {
+            return Err("a fetch begins too soon after the last".into());
+        }
+        self.tasks[0].begun = Some(now);
+        Ok(())
+    }
+
+    /// A task that is dropped, however that comes about, gives its attempt up.
+    fn drop_task(&mut self) -> Result<(), String> {
+        let task = self.tasks.remove(0);
+        if let Some(begun) = task.begun {
+            self.not_before = Some(begun + schedule::AFTER_START);
+        }
+        if self.state.abandon(task.attempt.id) {
+            return self.wake(task.attempt.id, None);
+        }
+        Ok(())
+    }
+
+    fn settle(&mut self, brought: Result<AccessToken, Error>) -> Result<(), String> {
+        let task = self.tasks.remove(0);
+        let now = self.now.monotonic;
+        match self.state.settle(task.attempt.id, self.now, brought, 0.0) {
+            None => Ok(()),
+            Some(Settled::Adopted { .. }) => {
+                self.not_before = Some(now + Duration::from_secs(1));
+                self.wake(task.attempt.id, None)
+            }
+            Some(Settled::Failed { error, .. }) => {
+                self.not_before = Some(now + Duration::from_millis(500));
+                self.wake(task.attempt.id, Some(error))
+            }
+        }
+    }
+
+    /// Those who waited for this attempt get its error, or look again.
+    fn wake(&mut self, attempt: u64, error: Option<Error>) -> Result<(), String> {
+        for caller in 0..CALLERS {
+            if let Some((_, until)) =
+                self.waiting[caller].filter(|(waited, _)| waited.id <= attempt)
+            {
+                self.waiting[caller] = None;
+                if error.is_none() {
+                    self.ask(caller, until)?;
+                }
+            }
+        }
+        Ok(())
+    }
+
+    fn check(&self) -> Result<(), String> {
+        // A task that stood still for an age has been given up; a fetch of its own would have ended long before.
+        let fetching = |task: &&Task| {
+            task.begun
+                .is_some_and(|at| self.now.monotonic - at < AN_AGE)
+        };
+        if self.tasks.iter().filter(fetching).count() > 1 {
+            return Err("two fetches at once".into());
+        }
+        let has_task = |id: u64| self.tasks.iter().any(|task| task.attempt.id == id);
+        if self
+            .state
+            .attempt
+            .is_some_and(|attempt| !has_task(attempt.id))
+        {
+            return Err("an attempt is under way that nobody makes".into());
+        }
+        for (attempt, _) in self.waiting.iter().flatten() {
+            if !has_task(attempt.id) {
+                return Err("a caller waits for an attempt that nobody makes".into());
+            }
+        }
+        Ok(())
+    }
+}
