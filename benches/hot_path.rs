@@ -57,10 +57,7 @@ fn main() {
     let constant = chain(ConstantHeader(header()));
     let once = chain(BearerAuth::new(tokens.clone()).replay_rejected(false));
     let replaying = chain(BearerAuth::new(tokens.clone()));
-    for (what, body) in [
-        ("a GET", None),
-        ("a 1 MiB POST", Some(vec![0; 1024 * 1024].into())),
-    ] {
+    for (what, body) in [("a GET", None), ("a 1 MiB POST", Some(vec![0; 1024 * 1024].into()))] {
         let request = |client: &ClientWithMiddleware| send(client, body.as_ref());
         report(
             &format!("{what} without replay over one with a constant header"),
@@ -116,10 +113,7 @@ struct Fixed;
 
 #[async_trait]
 impl TokenSource for Fixed {
-    async fn fetch(
-        &self,
-        _replaces: Option<&AccessToken>,
-    ) -> std::result::Result<AccessToken, Error> {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> std::result::Result<AccessToken, Error> {
         AccessToken::new("ZclClFcksJlZ19vnJOt09Yj3xme0", LIFE)
     }
 }
@@ -128,12 +122,7 @@ struct ConstantHeader(HeaderValue);
 
 #[async_trait]
 impl Middleware for ConstantHeader {
-    async fn handle(
-        &self,
-        mut request: Request,
-        extensions: &mut Extensions,
-        next: Next<'_>,
-    ) -> Result<Response> {
+    async fn handle(&self, mut request: Request, extensions: &mut Extensions, next: Next<'_>) -> Result<Response> {
         request.headers_mut().insert(AUTHORIZATION, self.0.clone());
         next.run(request, extensions).await
     }
@@ -151,15 +140,11 @@ impl Middleware for Stub {
 }
 
 fn chain(layer: impl Middleware) -> ClientWithMiddleware {
-    ClientBuilder::new(Client::new())
-        .with(layer)
-        .with(Stub)
-        .build()
+    ClientBuilder::new(Client::new()).with(layer).with(Stub).build()
 }
 
 fn send(client: &ClientWithMiddleware, body: Option<&bytes::Bytes>) {
-    let url =
-        Url::parse("https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png").expect("a URL");
+    let url = Url::parse("https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png").expect("a URL");
     let mut request = Request::new(Method::GET, url);
     *request.body_mut() = body.map(|body| body.clone().into());
     let answer = poll_once(client.execute(request)).expect("the stub's answer");

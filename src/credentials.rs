@@ -59,10 +59,7 @@ impl ProjectCredentials {
     /// [`Configuration`](crate::ErrorKind::Configuration) if either is empty or has a control character (a line break
     /// from a file, mostly), or if the key has a `:`, which HTTP Basic cannot carry (RFC 7617, section 2).
     pub fn new(key: impl Into<String>, secret: impl Into<String>) -> Result<Self, Error> {
-        let (key, secret) = (
-            SecretString::from(key.into()),
-            SecretString::from(secret.into()),
-        );
+        let (key, secret) = (SecretString::from(key.into()), SecretString::from(secret.into()));
         check("the Project API Key", &key)?;
         check("the Project API Secret", &secret)?;
         if key.expose_secret().contains(':') {
@@ -81,11 +78,8 @@ impl ProjectCredentials {
         Self::from_variables(|name| env::var(name))
     }
 
-    fn from_variables(
-        variable: impl Fn(&str) -> Result<String, env::VarError>,
-    ) -> Result<Self, Error> {
-        let unusable =
-            |name, how| Error::configuration(format!("the environment variable {name} {how}"));
+    fn from_variables(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<Self, Error> {
+        let unusable = |name, how| Error::configuration(format!("the environment variable {name} {how}"));
         let read = |name| match variable(name) {
             Ok(value) if !value.is_empty() => Ok(value),
             Ok(_) => Err(unusable(name, "is empty")),
@@ -97,13 +91,8 @@ impl ProjectCredentials {
 
     /// `Authorization: Basic …`, key and secret joined by a colon and base-64 encoded (RFC 7617).
     pub(crate) fn basic_auth(&self) -> Result<HeaderValue, Error> {
-        let pair = SecretString::from(format!(
-            "{}:{}",
-            self.key.expose_secret(),
-            self.secret.expose_secret()
-        ));
-        let encoded =
-            SecretString::from(format!("Basic {}", STANDARD.encode(pair.expose_secret())));
+        let pair = SecretString::from(format!("{}:{}", self.key.expose_secret(), self.secret.expose_secret()));
+        let encoded = SecretString::from(format!("Basic {}", STANDARD.encode(pair.expose_secret())));
         let mut value = HeaderValue::from_str(encoded.expose_secret())
             .map_err(|_| Error::configuration("the Project API Key and Secret fit in no header"))?;
         value.set_sensitive(true);
@@ -181,10 +170,7 @@ async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
     let mut text = String::new();
     let read = file.take(LONGEST_FILE + 1).read_to_string(&mut text).await;
     let text = SecretString::from(text);
-    let value = text
-        .expose_secret()
-        .trim_start_matches(BYTE_ORDER_MARK)
-        .trim();
+    let value = text.expose_secret().trim_start_matches(BYTE_ORDER_MARK).trim();
     match read {
         Err(error) => Err(unreadable(error)),
         Ok(length) if length as u64 > LONGEST_FILE => Err(unusable("is far too long for it")),
@@ -216,14 +202,9 @@ mod tests {
                 (Err(env::VarError::NotUnicode("x".into())), "is not Unicode"),
                 (Ok(String::new()), "is empty"),
             ] {
-                let error = ProjectCredentials::from_variables(|name| {
-                    if name == broken {
-                        value.clone()
-                    } else {
-                        full(name)
-                    }
-                })
-                .unwrap_err();
+                let error =
+                    ProjectCredentials::from_variables(|name| if name == broken { value.clone() } else { full(name) })
+                        .unwrap_err();
                 assert_eq!(error.kind(), ErrorKind::Configuration);
                 let shown = error.to_string();
                 assert!(shown.contains(broken) && shown.contains(how), "{shown}");

@@ -18,9 +18,7 @@ use reqwest::{Client, ClientBuilder, Response, Url, dns, redirect, retry};
 use tokio::time::timeout;
 use url::Position;
 
-use crate::{
-    AccessToken, CredentialsProvider, Error, ErrorKind, TokenSource, clock::Moment, schedule, scope,
-};
+use crate::{AccessToken, CredentialsProvider, Error, ErrorKind, TokenSource, clock::Moment, schedule, scope};
 
 /// [OS's documentation](https://docs.os.uk/os-apis/core-concepts/authentication) of it.
 const OS_TOKEN_URL: &str = "https://api.os.uk/oauth2/token/v1";
@@ -85,11 +83,7 @@ impl TokenEndpoint {
             AccessToken::issued_at(start, &grant.access_token, grant.life)
         } else {
             let body = body.unwrap_or_default();
-            Err(answer::failure(
-                response.status(),
-                &body,
-                retry_after(headers),
-            ))
+            Err(answer::failure(response.status(), &body, retry_after(headers)))
         }
     }
 }
@@ -131,20 +125,11 @@ fn failed(error: reqwest::Error) -> Error {
             "the token request could not be built: check the token_url",
         )
     } else if error.is_timeout() {
-        (
-            ErrorKind::Timeout,
-            "the token endpoint did not answer in time",
-        )
+        (ErrorKind::Timeout, "the token endpoint did not answer in time")
     } else if error.is_connect() {
-        (
-            ErrorKind::Unavailable,
-            "no connection to the token endpoint",
-        )
+        (ErrorKind::Unavailable, "no connection to the token endpoint")
     } else {
-        (
-            ErrorKind::Unavailable,
-            "the connection to the token endpoint broke off",
-        )
+        (ErrorKind::Unavailable, "the connection to the token endpoint broke off")
     };
     Error::with_message(kind, message).caused_by(error.without_url())
 }
@@ -208,9 +193,8 @@ impl TokenEndpointBuilder {
     pub fn build(self) -> Result<TokenEndpoint, Error> {
         let token_url = match self.token_url {
             Some(url) => url,
-            None => Url::parse(OS_TOKEN_URL).map_err(|error| {
-                Error::configuration("the token_url is no URL").caused_by(error)
-            })?,
+            None => Url::parse(OS_TOKEN_URL)
+                .map_err(|error| Error::configuration("the token_url is no URL").caused_by(error))?,
         };
         if !token_url.username().is_empty() || token_url.password().is_some() {
             return Err(Error::configuration(
@@ -284,9 +268,7 @@ fn tls_is_compiled_in() -> bool {
     // A client that cannot be built for want of certificates, say, has TLS; the real one will report its own trouble.
     client.map_or(true, |client| {
         let request = pin!(client.get("https://tls.invalid/").send());
-        request
-            .poll(&mut Context::from_waker(Waker::noop()))
-            .is_pending()
+        request.poll(&mut Context::from_waker(Waker::noop())).is_pending()
     })
 }
 

@@ -49,9 +49,7 @@ impl ErrorKind {
     fn message(self) -> &'static str {
         match self {
             Self::Configuration => "the access token's source is not set up correctly",
-            Self::CredentialsRejected => {
-                "the Project API Key and Secret were rejected: check or replace them"
-            }
+            Self::CredentialsRejected => "the Project API Key and Secret were rejected: check or replace them",
             Self::RequestRejected => "the request for an access token was refused",
             Self::RateLimited => "too many requests for access tokens",
             Self::Unavailable => "the access token's source is unavailable",
@@ -133,8 +131,7 @@ impl Error {
     /// ```
     #[must_use]
     pub fn find_in<'a>(error: &'a (dyn StdError + 'static)) -> Option<&'a Self> {
-        std::iter::successors(Some(error), |&error| error.source())
-            .find_map(|error| error.downcast_ref())
+        std::iter::successors(Some(error), |&error| error.source()).find_map(|error| error.downcast_ref())
     }
 }
 

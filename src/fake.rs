@@ -100,10 +100,7 @@ impl FakeDataHub {
     /// Regenerates the project's key and secret, as on the Data Hub, and returns the new ones.
     ///
     /// The old ones are refused at once; the tokens that they bought go on working.
-    #[expect(
-        clippy::must_use_candidate,
-        reason = "refusing the old pair is a use of its own"
-    )]
+    #[expect(clippy::must_use_candidate, reason = "refusing the old pair is a use of its own")]
     pub fn replace_credentials(&self) -> ProjectCredentials {
         let mut state = self.state();
         (state.credentials, state.basic) = random_credentials();

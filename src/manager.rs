@@ -26,9 +26,7 @@ pub use self::{
     keep_warm::KeepWarm,
     status::{TokenState, TokenStatus},
 };
-use crate::{
-    AccessToken, CredentialsProvider, Error, ErrorKind, TokenEndpoint, TokenSource, clock::Moment,
-};
+use crate::{AccessToken, CredentialsProvider, Error, ErrorKind, TokenEndpoint, TokenSource, clock::Moment};
 
 /// A caller whose attempts are cut off more often than this is itself on a runtime that is shutting down.
 const MOST_CUT_OFF: u32 = 3;
@@ -131,10 +129,7 @@ impl TokenManager {
     /// The token in use, if there is one that can be used now. Never waits and never starts a refresh.
     #[must_use]
     pub fn current(&self) -> Option<AccessToken> {
-        self.inner
-            .read()
-            .usable(Moment::now(), Need::Usable)
-            .cloned()
+        self.inner.read().usable(Moment::now(), Need::Usable).cloned()
     }
 
     /// Says that the API refused this very token, so that nobody gets it again. [`BearerAuth`](crate::BearerAuth) does
@@ -230,11 +225,7 @@ impl TokenManager {
 }
 
 impl Inner {
-    fn new(
-        source: Arc<dyn TokenSource>,
-        acquire_timeout: Duration,
-        refresh_at: RangeInclusive<f64>,
-    ) -> Self {
+    fn new(source: Arc<dyn TokenSource>, acquire_timeout: Duration, refresh_at: RangeInclusive<f64>) -> Self {
         let nothing_yet = Ended {
             attempt: 0,
             outcome: Outcome::CutOff,
@@ -273,9 +264,7 @@ impl Inner {
     }
 
     fn settle(&self, attempt: u64, brought: Result<AccessToken, Error>) -> Option<Settled> {
-        let settled = self
-            .write()
-            .settle(attempt, Moment::now(), brought, fastrand::f64())?;
+        let settled = self.write().settle(attempt, Moment::now(), brought, fastrand::f64())?;
         let outcome = match &settled {
             Settled::Adopted { .. } => Outcome::Adopted,
             Settled::Failed { error, .. } => Outcome::Failed(error.clone()),

@@ -115,8 +115,7 @@ impl BearerAuth {
     /// The origin that may see the token, if this request is ours to authenticate.
     fn claims(&self, request: &Request, extensions: &Extensions) -> Option<&Origin> {
         let origin = self.scope.origin_of(request.url())?;
-        let taken = request.headers().contains_key(header::AUTHORIZATION)
-            || extensions.get::<NoAuth>().is_some();
+        let taken = request.headers().contains_key(header::AUTHORIZATION) || extensions.get::<NoAuth>().is_some();
         (!taken).then_some(origin)
     }
 

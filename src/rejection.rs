@@ -69,18 +69,9 @@ mod tests {
     #[test]
     fn every_known_fault_is_judged_alike_in_header_and_body() {
         for (code, verdict) in [
-            (
-                "keymanagement.service.access_token_expired",
-                Verdict::AboutToken,
-            ),
-            (
-                "keymanagement.service.access_token_not_approved",
-                Verdict::AboutToken,
-            ),
-            (
-                "keymanagement.service.invalid_access_token",
-                Verdict::AboutToken,
-            ),
+            ("keymanagement.service.access_token_expired", Verdict::AboutToken),
+            ("keymanagement.service.access_token_not_approved", Verdict::AboutToken),
+            ("keymanagement.service.invalid_access_token", Verdict::AboutToken),
             ("oauth.v2.InvalidAccessToken", Verdict::AboutToken),
             (
                 "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound",
@@ -90,15 +81,10 @@ mod tests {
                 "keymanagement.service.apiresource_doesnot_exist",
                 Verdict::NotAboutToken,
             ),
-            (
-                "oauth.v2.InvalidApiKeyForGivenResource",
-                Verdict::NotAboutToken,
-            ),
+            ("oauth.v2.InvalidApiKeyForGivenResource", Verdict::NotAboutToken),
         ] {
             assert_eq!(by_body(&fault(code)), verdict, "{code}");
-            let header = format!(
-                r#"Bearer realm="null",error="invalid_token",error_description="{code}: some words""#
-            );
+            let header = format!(r#"Bearer realm="null",error="invalid_token",error_description="{code}: some words""#);
             assert_eq!(by_challenge(&challenge(&header)), Some(verdict), "{code}");
         }
     }
@@ -106,10 +92,7 @@ mod tests {
     #[test]
     fn a_plain_rfc_6750_challenge_is_enough() {
         let judged = |header| by_challenge(&challenge(header));
-        assert_eq!(
-            judged(r#"Bearer error="invalid_token""#),
-            Some(Verdict::AboutToken)
-        );
+        assert_eq!(judged(r#"Bearer error="invalid_token""#), Some(Verdict::AboutToken));
         assert_eq!(
             judged(r#"Bearer error="insufficient_scope""#),
             Some(Verdict::NotAboutToken)
@@ -121,11 +104,7 @@ mod tests {
 
     #[test]
     fn what_cannot_be_understood_is_unclear() {
-        for body in [
-            &b""[..],
-            b"<html>401</html>",
-            &fault("some.code.nobody.has.seen"),
-        ] {
+        for body in [&b""[..], b"<html>401</html>", &fault("some.code.nobody.has.seen")] {
             assert_eq!(by_body(body), Verdict::Unclear);
         }
     }

@@ -84,11 +84,7 @@ pub(crate) fn backoff(failure: Failure, life: Option<Duration>, random: f64) -> 
         // Equal jitter: between half and all of it, so that a fleet spreads out and the cap stays a cap.
         doubled(FIRST_BACKOFF, failure.in_a_row, cap).mul_f64(0.5 + random / 2.0)
     } else {
-        doubled(
-            FIRST_TERMINAL_BACKOFF,
-            failure.in_a_row,
-            TERMINAL_BACKOFF_CAP,
-        )
+        doubled(FIRST_TERMINAL_BACKOFF, failure.in_a_row, TERMINAL_BACKOFF_CAP)
     };
     let floor = failure.retry_after.unwrap_or_default();
     wait.max(floor.min(LONGEST_RETRY_AFTER))

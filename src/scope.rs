@@ -31,11 +31,7 @@ impl Scope {
     }
 
     pub(crate) fn add(&mut self, origin: &Url) -> Result<(), Error> {
-        let invalid = |why| {
-            Err(Error::configuration(format!(
-                "the origin of with_origin {why}"
-            )))
-        };
+        let invalid = |why| Err(Error::configuration(format!("the origin of with_origin {why}")));
         if !origin.username().is_empty() || origin.password().is_some() {
             return invalid("must not carry user info");
         }

@@ -40,8 +40,7 @@ impl AccessToken {
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(malformed());
         }
-        let mut header =
-            HeaderValue::try_from(format!("{SCHEME}{token}")).map_err(|_| malformed())?;
+        let mut header = HeaderValue::try_from(format!("{SCHEME}{token}")).map_err(|_| malformed())?;
         header.set_sensitive(true);
         // The first clone of a header value allocates the count that later clones share: do it here, not on the hot path.
         let header = header.clone();
@@ -123,16 +122,7 @@ mod tests {
 
     #[test]
     fn a_token_that_is_no_visible_ascii_is_refused() {
-        for bad in [
-            "",
-            " ",
-            "a b",
-            "a\r\nX-Evil: 1",
-            "a\tb",
-            "tök",
-            "a\u{7f}",
-            "\0",
-        ] {
+        for bad in ["", " ", "a b", "a\r\nX-Evil: 1", "a\tb", "tök", "a\u{7f}", "\0"] {
             let error = AccessToken::new(bad, Duration::from_secs(299)).unwrap_err();
             assert_eq!(error.kind(), ErrorKind::MalformedResponse, "{bad:?}");
         }

@@ -4,8 +4,8 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use osdatahub_auth::{
-    AccessToken, BearerAuth, CredentialsProvider, Error, ErrorKind, FileCredentials,
-    ProjectCredentials, TokenEndpoint, TokenManager, TokenSource,
+    AccessToken, BearerAuth, CredentialsProvider, Error, ErrorKind, FileCredentials, ProjectCredentials, TokenEndpoint,
+    TokenManager, TokenSource,
 };
 
 fn credentials() -> ProjectCredentials {
@@ -103,22 +103,13 @@ fn a_refresh_at_outside_its_bounds_or_backwards_is_refused() {
         );
     }
     for share in [0.5..=0.5, 0.001..=0.9] {
-        assert!(
-            TokenManager::builder(NoSource)
-                .refresh_at(share)
-                .build()
-                .is_ok()
-        );
+        assert!(TokenManager::builder(NoSource).refresh_at(share).build().is_ok());
     }
 }
 
 #[test]
 fn an_acquire_timeout_of_zero_is_refused_and_an_endless_one_is_no_trouble() {
-    let built = |limit| {
-        TokenManager::builder(NoSource)
-            .acquire_timeout(limit)
-            .build()
-    };
+    let built = |limit| TokenManager::builder(NoSource).acquire_timeout(limit).build();
     refused(built(Duration::ZERO), "acquire_timeout", "");
     let tokens = built(Duration::MAX).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
@@ -161,19 +152,11 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
     assert!(read(&good, &good).await.is_ok());
     let with_byte_order_mark = file("bom", "\u{feff}key\r\n".as_bytes());
     assert!(read(&with_byte_order_mark, &good).await.is_ok());
-    refused(
-        read(&PathBuf::from("/dev/null"), &good).await,
-        "regular",
-        "",
-    );
+    refused(read(&PathBuf::from("/dev/null"), &good).await, "regular", "");
     let missing = folder.join("missing");
     refused(read(&missing, &good).await, "missing", "");
     refused(read(&good, &missing).await, "missing", "canary");
-    refused(
-        read(&good, &folder).await,
-        &folder.display().to_string(),
-        "canary",
-    );
+    refused(read(&good, &folder).await, &folder.display().to_string(), "canary");
     refused(read(&file("empty", b""), &good).await, "empty", "");
     refused(read(&good, &file("blank", b" \n")).await, "blank", "");
     refused(
@@ -181,11 +164,7 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
         "latin1",
         "canary",
     );
-    refused(
-        read(&good, &file("long", &[b'x'; 5_000])).await,
-        "long",
-        "xxx",
-    );
+    refused(read(&good, &file("long", &[b'x'; 5_000])).await, "long", "xxx");
     refused(
         read(&file("two-lines", b"canary\nmore"), &good).await,
         "Project API Key",
@@ -197,11 +176,8 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
 #[test]
 fn nothing_that_holds_a_secret_shows_it() {
     let secret = || ProjectCredentials::new("canary-key", "canary-secret").unwrap();
-    let endpoint = TokenEndpoint::builder(secret()).token_url(
-        "https://gateway.example/token?key=canary-query"
-            .parse()
-            .unwrap(),
-    );
+    let endpoint =
+        TokenEndpoint::builder(secret()).token_url("https://gateway.example/token?key=canary-query".parse().unwrap());
     let mut shown = vec![format!("{:?} {endpoint:?}", secret())];
     let endpoint = endpoint.build().unwrap();
     shown.push(format!("{endpoint:?}"));

@@ -2,14 +2,11 @@
 
 use std::time::Duration;
 
-use osdatahub_auth::{
-    BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager,
-};
+use osdatahub_auth::{BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager};
 use reqwest::Response;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_retry::{
-    DefaultRetryableStrategy, RetryTransientMiddleware, Retryable, RetryableStrategy,
-    policies::ExponentialBackoff,
+    DefaultRetryableStrategy, RetryTransientMiddleware, Retryable, RetryableStrategy, policies::ExponentialBackoff,
 };
 use reqwest_tracing::TracingMiddleware;
 
@@ -21,30 +18,22 @@ struct AlsoWithoutToken;
 impl RetryableStrategy for AlsoWithoutToken {
     fn handle(&self, result: &reqwest_middleware::Result<Response>) -> Option<Retryable> {
         match result {
-            Err(error) if Error::find_in(error).is_some_and(Error::is_transient) => {
-                Some(Retryable::Transient)
-            }
+            Err(error) if Error::find_in(error).is_some_and(Error::is_transient) => Some(Retryable::Transient),
             result => DefaultRetryableStrategy.handle(result),
         }
     }
 }
 
-async fn chain(
-    strategy: impl RetryableStrategy + Send + Sync + 'static,
-) -> (FakeDataHub, ClientWithMiddleware) {
+async fn chain(strategy: impl RetryableStrategy + Send + Sync + 'static) -> (FakeDataHub, ClientWithMiddleware) {
     let hub = FakeDataHub::start().await.unwrap();
     let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
-    let tokens = TokenManager::builder(endpoint.build().unwrap())
-        .build()
-        .unwrap();
+    let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
     let policy = ExponentialBackoff::builder()
         .retry_bounds(Duration::from_millis(10), Duration::from_millis(50))
         .build_with_max_retries(3);
     let client = ClientBuilder::new(hub.client_builder().build().unwrap())
         .with(TracingMiddleware::default())
-        .with(RetryTransientMiddleware::new_with_policy_and_strategy(
-            policy, strategy,
-        ))
+        .with(RetryTransientMiddleware::new_with_policy_and_strategy(policy, strategy))
         .with(BearerAuth::new(tokens).with_origin(hub.origin()).unwrap())
         .build();
     (hub, client)
@@ -56,11 +45,7 @@ async fn every_retry_carries_a_token() {
     hub.answer_path("/search/names/v1/find", FakeAnswer::new(503, ""));
     let answer = client.get(hub.url(NAMES)).send().await.unwrap();
     assert_eq!(answer.status(), 503);
-    let received: Vec<_> = hub
-        .received()
-        .into_iter()
-        .filter(|r| r.method == "GET")
-        .collect();
+    let received: Vec<_> = hub.received().into_iter().filter(|r| r.method == "GET").collect();
     assert_eq!(received.len(), 4);
     assert!(
         received
@@ -102,10 +87,7 @@ async fn a_retry_layer_that_asks_is_transient_outlasts_a_hiccup_of_the_token_end
 async fn a_timeout_round_the_whole_includes_the_wait_for_a_token() {
     let (hub, client) = chain(DefaultRetryableStrategy).await;
     hub.set_delay(Duration::from_secs(3));
-    let request = client
-        .get(hub.url(NAMES))
-        .timeout(Duration::from_millis(100))
-        .send();
+    let request = client.get(hub.url(NAMES)).timeout(Duration::from_millis(100)).send();
     tokio::time::timeout(Duration::from_millis(300), request)
         .await
         .unwrap_err();

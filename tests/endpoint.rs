@@ -10,8 +10,7 @@ use std::{
 };
 
 use osdatahub_auth::{
-    AccessToken, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint,
-    TokenSource,
+    AccessToken, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenSource,
 };
 use raw::{RawServer, http};
 use reqwest::{ClientBuilder, Proxy, Url, redirect};
@@ -107,12 +106,7 @@ async fn the_fake_hub_speaks_as_os_does() {
 #[tokio::test]
 async fn a_missing_expires_in_counts_as_240_s_and_a_huge_one_as_a_day() {
     assert_eq!(life(r#"{"access_token":"t"}"#).await.unwrap(), 240);
-    assert_eq!(
-        life(r#"{"access_token":"t","expires_in":null}"#)
-            .await
-            .unwrap(),
-        240
-    );
+    assert_eq!(life(r#"{"access_token":"t","expires_in":null}"#).await.unwrap(), 240);
     for huge in ["86401", "18446744073709551615", "1e30", r#""1e300""#] {
         let body = format!(r#"{{"access_token":"t","expires_in":{huge}}}"#);
         assert_eq!(life(&body).await.unwrap(), 86_400, "{huge}");
@@ -167,10 +161,7 @@ async fn a_200_that_holds_no_token_is_malformed() {
         assert_malformed(life(body).await, body);
     }
     let server = RawServer::saying(&b"HTTP/1.1 204 No Content\r\n\r\n"[..]).await;
-    assert_eq!(
-        fetch(&server).await.unwrap_err().kind(),
-        ErrorKind::MalformedResponse
-    );
+    assert_eq!(fetch(&server).await.unwrap_err().kind(), ErrorKind::MalformedResponse);
 }
 
 #[tokio::test]
@@ -192,11 +183,7 @@ async fn the_age_of_an_answer_is_taken_off_by_the_servers_own_clock() {
     assert_eq!(life_with(&date(0), later).await.unwrap(), 299);
     for issued_at in ["18446744073709551615", "-1", "1e300", r#""""#] {
         let body = format!(r#"{{"access_token":"t","expires_in":"299","issued_at":{issued_at}}}"#);
-        assert_eq!(
-            life_with(&date(200), &body).await.unwrap(),
-            299,
-            "{issued_at}"
-        );
+        assert_eq!(life_with(&date(200), &body).await.unwrap(), 299, "{issued_at}");
     }
 }
 
@@ -207,7 +194,8 @@ async fn every_refusal_has_its_kind_and_is_never_quoted() {
     use ErrorKind::{CredentialsRejected, RateLimited, RequestRejected, Unavailable};
     let os = r#"{"ErrorCode":"invalid_client","Error":"Client credentials are invalid canary-in-the-body"}"#;
     let rfc = r#"{"error":"invalid_client","error_description":"canary-in-the-body"}"#;
-    let fault = r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.InvalidClientIdentifier"}}}"#;
+    let fault =
+        r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.InvalidClientIdentifier"}}}"#;
     let client = r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.invalid_client-invalid_client_id"}}}"#;
     let grant = r#"{"ErrorCode":"invalid_request","Error":"Required param : grant_type canary-in-the-body"}"#;
     let html = "<html><title>canary-in-the-body</title></html>";
@@ -263,11 +251,7 @@ async fn retry_after_is_read_as_seconds_and_as_a_date_by_the_servers_own_clock()
         for status in [429, 503] {
             let server = RawServer::saying(http(status, &format!("{date}{headers}"), "")).await;
             let error = fetch(&server).await.unwrap_err();
-            assert_eq!(
-                error.retry_after().map(|wait| wait.as_secs()),
-                wait,
-                "{headers}"
-            );
+            assert_eq!(error.retry_after().map(|wait| wait.as_secs()), wait, "{headers}");
         }
     }
 }
@@ -341,12 +325,7 @@ async fn no_connection_is_kept_between_refreshes() {
 
 #[tokio::test]
 async fn an_answer_is_read_to_64_kib_and_no_further() {
-    let padding = |length| {
-        format!(
-            r#"{{"access_token":"t","padding":"{}"}}"#,
-            "x".repeat(length)
-        )
-    };
+    let padding = |length| format!(r#"{{"access_token":"t","padding":"{}"}}"#, "x".repeat(length));
     assert_eq!(life(&padding(60_000)).await.unwrap(), 240);
     assert_malformed(life(&padding(70_000)).await, "70 kB");
 
@@ -403,10 +382,7 @@ async fn a_refused_connection_and_a_name_that_does_not_exist_are_unavailable() {
         format!("https://127.0.0.1:{port}/"),
     ] {
         let url: Url = url.parse().unwrap();
-        let endpoint = TokenEndpoint::builder(credentials())
-            .token_url(url)
-            .build()
-            .unwrap();
+        let endpoint = TokenEndpoint::builder(credentials()).token_url(url).build().unwrap();
         let error = endpoint.fetch(None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let shown = format!("{error} {error:?}");
@@ -426,14 +402,8 @@ async fn a_tls_port_that_speaks_clear_text_is_unavailable() {
     let server = RawServer::saying(http(200, "", r#"{"access_token":"t"}"#)).await;
     let mut url = server.url("/");
     url.set_scheme("https").unwrap();
-    let endpoint = TokenEndpoint::builder(credentials())
-        .token_url(url)
-        .build()
-        .unwrap();
-    assert_eq!(
-        endpoint.fetch(None).await.unwrap_err().kind(),
-        ErrorKind::Unavailable
-    );
+    let endpoint = TokenEndpoint::builder(credentials()).token_url(url).build().unwrap();
+    assert_eq!(endpoint.fetch(None).await.unwrap_err().kind(), ErrorKind::Unavailable);
 }
 
 #[tokio::test]
@@ -468,10 +438,7 @@ async fn a_byte_at_a_time_does_not_outwit_the_time_limit() {
         .request_timeout(Duration::from_millis(500))
         .build()
         .unwrap();
-    assert_eq!(
-        endpoint.fetch(None).await.unwrap_err().kind(),
-        ErrorKind::Timeout
-    );
+    assert_eq!(endpoint.fetch(None).await.unwrap_err().kind(), ErrorKind::Timeout);
 }
 
 #[tokio::test]

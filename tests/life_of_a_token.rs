@@ -68,10 +68,7 @@ async fn nobody_waits_for_a_slow_refresh_while_the_token_is_stale() {
         sleep(millis(100)).await;
     }
     sleep(secs(1)).await;
-    assert_ne!(
-        tokens.token().await.unwrap().expose_secret(),
-        first.expose_secret()
-    );
+    assert_ne!(tokens.token().await.unwrap().expose_secret(), first.expose_secret());
     assert_eq!(source.count(), 2);
 }
 
@@ -91,10 +88,7 @@ async fn a_token_turns_stale_within_its_window_and_unusable_at_289_s() {
             advance(millis(100)).await;
         }
         let unusable = issued.elapsed().as_secs_f64();
-        assert!(
-            (289.0..=289.2).contains(&unusable),
-            "unusable at {unusable} s"
-        );
+        assert!((289.0..=289.2).contains(&unusable), "unusable at {unusable} s");
         assert_eq!(tokens.status().state, TokenState::Unusable);
         assert_eq!(source.count(), 1, "looking costs nothing");
     }
@@ -140,50 +134,29 @@ async fn an_unusable_token_makes_callers_wait_for_one_refresh() {
 #[tokio::test(start_paused = true)]
 async fn a_life_counts_from_when_the_fetch_began() {
     let source = Source::new(|_| Answer::token(LIFE).after(secs(20)));
-    let tokens = TokenManager::builder(source)
-        .acquire_timeout(secs(30))
-        .build()
-        .unwrap();
+    let tokens = TokenManager::builder(source).acquire_timeout(secs(30)).build().unwrap();
     assert_eq!(whole(tokens.token().await.unwrap().remaining()), secs(279));
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_lifetime_is_cached_and_none_makes_a_hot_loop() {
-    for life in [
-        millis(300),
-        secs(1),
-        secs(2),
-        secs(5),
-        secs(20),
-        secs(60),
-        secs(3600),
-    ] {
+    for life in [millis(300), secs(1), secs(2), secs(5), secs(20), secs(60), secs(3600)] {
         let source = Source::new(move |_| Answer::token(life));
         let tokens = source.manager();
         let start = Instant::now();
         let run = (life * 10).max(secs(20));
         while start.elapsed() < run {
             let token = tokens.token().await.unwrap();
-            assert!(
-                !token.remaining().is_zero(),
-                "{life:?}: expired token handed out"
-            );
+            assert!(!token.remaining().is_zero(), "{life:?}: expired token handed out");
             sleep(millis(50)).await;
         }
         let fetches = source.fetches();
         for pair in fetches.windows(2) {
-            assert!(
-                pair[1].started - pair[0].started >= secs(1),
-                "{life:?}: too soon"
-            );
+            assert!(pair[1].started - pair[0].started >= secs(1), "{life:?}: too soon");
         }
         // A token is used for at least 0.75 of its life, or a second.
         let most = 1 + run.as_millis() / life.mul_f64(0.75).max(secs(1)).as_millis();
-        assert!(
-            fetches.len() as u128 <= most,
-            "{life:?}: {} POSTs",
-            fetches.len()
-        );
+        assert!(fetches.len() as u128 <= most, "{life:?}: {} POSTs", fetches.len());
     }
 }
 
@@ -191,19 +164,14 @@ async fn every_lifetime_is_cached_and_none_makes_a_hot_loop() {
 async fn a_huge_life_counts_as_a_day() {
     let source = Source::new(|_| Answer::token(Duration::MAX));
     let tokens = source.manager();
-    assert_eq!(
-        whole(tokens.token().await.unwrap().remaining()),
-        secs(86_400)
-    );
+    assert_eq!(whole(tokens.token().await.unwrap().remaining()), secs(86_400));
     assert!(tokens.status().next_attempt.unwrap() < secs(86_400));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_unusable_when_it_comes_is_a_failed_refresh() {
     for life in [Duration::ZERO, secs(3)] {
-        let source = Source::new(move |_| {
-            Answer::exactly(AccessToken::new("t", life).unwrap().with_age(secs(3)))
-        });
+        let source = Source::new(move |_| Answer::exactly(AccessToken::new("t", life).unwrap().with_age(secs(3))));
         let tokens = source.manager();
         let error = tokens.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::MalformedResponse);
@@ -223,17 +191,9 @@ async fn token_lasting_renews_ahead_of_time_but_never_for_more_than_half_a_life(
     assert_eq!(lasting(secs(1_000)).await, secs(300));
     assert_eq!(source.count(), 1);
     advance(secs(140)).await;
-    assert_eq!(
-        lasting(Duration::MAX).await,
-        secs(160),
-        "still more than half"
-    );
+    assert_eq!(lasting(Duration::MAX).await, secs(160), "still more than half");
     advance(secs(20)).await;
-    assert_eq!(
-        lasting(secs(100)).await,
-        secs(140),
-        "140 s are enough for 100 s"
-    );
+    assert_eq!(lasting(secs(100)).await, secs(140), "140 s are enough for 100 s");
     assert_eq!(source.count(), 1);
     assert_eq!(lasting(secs(145)).await, secs(300));
     assert_eq!(source.count(), 2);
@@ -262,10 +222,7 @@ async fn current_never_waits_and_never_asks() {
     sleep(secs(1)).await;
     assert_eq!(source.count(), 0);
     let token = tokens.token().await.unwrap();
-    assert_eq!(
-        tokens.current().unwrap().expose_secret(),
-        token.expose_secret()
-    );
+    assert_eq!(tokens.current().unwrap().expose_secret(), token.expose_secret());
 }
 
 #[tokio::test(start_paused = true)]

@@ -8,8 +8,7 @@ use std::{sync::Arc, time::Duration};
 use bytes::Bytes;
 use http_body::Frame;
 use osdatahub_auth::{
-    BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, NoAuth, TokenEndpoint, TokenManager,
-    TokenState,
+    BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, NoAuth, TokenEndpoint, TokenManager, TokenState,
 };
 use raw::RawServer;
 use reqwest::{StatusCode, Url};
@@ -35,20 +34,12 @@ impl Setup {
         let hub = FakeDataHub::start().await.unwrap();
         hub.set_lifetime(Duration::from_secs(4));
         let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
-        let tokens = TokenManager::builder(endpoint.build().unwrap())
-            .build()
-            .unwrap();
-        let auth = BearerAuth::new(tokens.clone())
-            .with_origin(hub.origin())
-            .unwrap();
+        let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
+        let auth = BearerAuth::new(tokens.clone()).with_origin(hub.origin()).unwrap();
         let client = ClientBuilder::new(hub.client_builder().build().unwrap())
             .with(configure(auth))
             .build();
-        Self {
-            hub,
-            tokens,
-            client,
-        }
+        Self { hub, tokens, client }
     }
 
     /// Waits until a 401 may replace the token.
@@ -58,21 +49,12 @@ impl Setup {
     }
 
     async fn get(&self, path: &str) -> StatusCode {
-        self.client
-            .get(self.hub.url(path))
-            .send()
-            .await
-            .unwrap()
-            .status()
+        self.client.get(self.hub.url(path)).send().await.unwrap().status()
     }
 
     /// The bearer tokens that the API has seen, in order.
     fn bearers(&self) -> Vec<Option<String>> {
-        let requests = self
-            .hub
-            .received()
-            .into_iter()
-            .filter(|r| r.method != "POST");
+        let requests = self.hub.received().into_iter().filter(|r| r.method != "POST");
         requests
             .map(|r| Some(r.headers.get("authorization")?.to_str().unwrap().to_owned()))
             .collect()
@@ -84,10 +66,7 @@ async fn a_request_to_os_carries_the_token_marked_sensitive() {
     let it = Setup::new().await;
     assert_eq!(it.get(NAMES).await, 200);
     let token = it.tokens.current().unwrap();
-    assert_eq!(
-        it.bearers(),
-        [Some(format!("Bearer {}", token.expose_secret()))]
-    );
+    assert_eq!(it.bearers(), [Some(format!("Bearer {}", token.expose_secret()))]);
     assert!(token.header_value().is_sensitive());
 }
 
@@ -97,11 +76,7 @@ async fn a_request_elsewhere_passes_untouched_and_costs_no_token() {
     let elsewhere = FakeDataHub::start().await.unwrap();
     let answer = it.client.get(elsewhere.url(NAMES)).send().await.unwrap();
     assert_eq!(answer.status(), 401);
-    assert!(
-        !elsewhere.received()[0]
-            .headers
-            .contains_key("authorization")
-    );
+    assert!(!elsewhere.received()[0].headers.contains_key("authorization"));
     assert_eq!(it.hub.token_posts(), 0);
 }
 
@@ -109,26 +84,18 @@ async fn a_request_elsewhere_passes_untouched_and_costs_no_token() {
 async fn os_is_the_only_origin_unless_one_is_added() {
     let hub = FakeDataHub::start().await.unwrap();
     let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
-    let tokens = TokenManager::builder(endpoint.build().unwrap())
-        .build()
-        .unwrap();
+    let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
     let client = ClientBuilder::new(hub.client_builder().build().unwrap())
         .with(BearerAuth::new(tokens))
         .build();
-    assert_eq!(
-        client.get(hub.url(NAMES)).send().await.unwrap().status(),
-        401
-    );
+    assert_eq!(client.get(hub.url(NAMES)).send().await.unwrap().status(), 401);
     assert_eq!(hub.token_posts(), 0);
 }
 
 #[tokio::test]
 async fn an_authorization_of_the_callers_own_and_a_no_auth_are_left_alone() {
     let it = Setup::new().await;
-    let own = it
-        .client
-        .get(it.hub.url(NAMES))
-        .header("Authorization", "Bearer own");
+    let own = it.client.get(it.hub.url(NAMES)).header("Authorization", "Bearer own");
     assert_eq!(own.send().await.unwrap().status(), 401);
     let none = it.client.get(it.hub.url(NAMES)).with_extension(NoAuth);
     assert_eq!(none.send().await.unwrap().status(), 401);
@@ -148,23 +115,14 @@ async fn of_two_in_a_chain_the_first_wins() {
         .with(layer(&first))
         .with(layer(&second))
         .build();
-    assert_eq!(
-        client
-            .get(first.hub.url(NAMES))
-            .send()
-            .await
-            .unwrap()
-            .status(),
-        200
-    );
+    assert_eq!(client.get(first.hub.url(NAMES)).send().await.unwrap().status(), 200);
     assert_eq!(second.hub.token_posts(), 0);
 }
 
 #[tokio::test]
 async fn without_a_token_the_request_is_not_sent_and_the_error_says_why() {
     let it = Setup::new().await;
-    it.hub
-        .fail(FakeAnswer::new(429, "").with_header("Retry-After", "30"));
+    it.hub.fail(FakeAnswer::new(429, "").with_header("Retry-After", "30"));
     let error = it.client.get(it.hub.url(NAMES)).send().await.unwrap_err();
     let reason = Error::find_in(&error).unwrap();
     assert_eq!(reason.kind(), ErrorKind::RateLimited);
@@ -178,14 +136,8 @@ async fn a_redirect_to_another_host_does_not_take_the_token_along() {
     let it = Setup::new().await;
     let storage = FakeDataHub::start().await.unwrap();
     storage.answer_path("/signed", FakeAnswer::new(200, "the file"));
-    it.hub
-        .redirect_path("/downloads/v1/x", storage.url("/signed"));
-    let answer = it
-        .client
-        .get(it.hub.url("/downloads/v1/x"))
-        .send()
-        .await
-        .unwrap();
+    it.hub.redirect_path("/downloads/v1/x", storage.url("/signed"));
+    let answer = it.client.get(it.hub.url("/downloads/v1/x")).send().await.unwrap();
     assert_eq!(answer.text().await.unwrap(), "the file");
     assert!(!storage.received()[0].headers.contains_key("authorization"));
     assert!(it.bearers()[0].is_some());
@@ -229,7 +181,8 @@ async fn a_revoked_token_is_replaced_once_and_a_thousand_requests_get_their_200(
 
 #[tokio::test]
 async fn each_way_to_say_that_the_token_is_no_good_replaces_it_and_repeats_the_request() {
-    let fault = r#"{"fault":{"faultstring":"Invalid access token","detail":{"errorcode":"oauth.v2.InvalidAccessToken"}}}"#;
+    let fault =
+        r#"{"fault":{"faultstring":"Invalid access token","detail":{"errorcode":"oauth.v2.InvalidAccessToken"}}}"#;
     let xml = "<fault><faultstring>x</faultstring><detail><errorcode>keymanagement.service.access_token_expired</errorcode></detail></fault>";
     let challenge = r#"Bearer realm="null",error="invalid_token",error_description="keymanagement.service.access_token_expired: Access Token expired""#;
     for refusal in [
@@ -241,10 +194,7 @@ async fn each_way_to_say_that_the_token_is_no_good_replaces_it_and_repeats_the_r
         it.old_enough().await;
         it.hub.answer_path("/search/odd", refusal);
         let answer = it.get("/search/odd").await;
-        assert_eq!(
-            answer, 401,
-            "it is refused for ever, so the second 401 is the caller's"
-        );
+        assert_eq!(answer, 401, "it is refused for ever, so the second 401 is the caller's");
         let bearers = it.bearers();
         assert_eq!(bearers.len(), 2, "repeated once");
         assert_ne!(bearers[0], bearers[1], "with another token");
@@ -278,8 +228,7 @@ async fn a_403_and_a_429_never_cost_a_token() {
     let it = Setup::new().await;
     it.old_enough().await;
     for status in [403, 429] {
-        it.hub
-            .answer_path("/search/odd", FakeAnswer::new(status, ""));
+        it.hub.answer_path("/search/odd", FakeAnswer::new(status, ""));
         assert_eq!(it.get("/search/odd").await, status);
     }
     assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (1, 2));
@@ -292,8 +241,7 @@ async fn a_401_that_says_nothing_replaces_the_token_but_takes_it_from_nobody() {
         let it = Arc::new(Setup::new().await);
         it.old_enough().await;
         let old = it.tokens.current().unwrap();
-        it.hub
-            .answer_path("/search/odd", FakeAnswer::new(401, page));
+        it.hub.answer_path("/search/odd", FakeAnswer::new(401, page));
         it.hub.set_delay(Duration::from_millis(300));
         let odd = tokio::spawn({
             let it = it.clone();
@@ -317,12 +265,7 @@ async fn a_401_is_returned_if_no_other_token_can_be_had() {
     it.hub
         .answer_path("/search/odd", FakeAnswer::new(401, "a firewall's page"));
     it.hub.fail(FakeAnswer::new(503, ""));
-    let answer = it
-        .client
-        .get(it.hub.url("/search/odd"))
-        .send()
-        .await
-        .unwrap();
+    let answer = it.client.get(it.hub.url("/search/odd")).send().await.unwrap();
     assert_eq!(answer.status(), 401);
     assert_eq!(answer.text().await.unwrap(), "a firewall's page");
     assert_eq!(it.get(NAMES).await, 200, "the old token serves");
@@ -390,10 +333,7 @@ async fn a_stream_is_not_repeated_but_the_token_is_replaced() {
     it.old_enough().await;
     it.hub.revoke_all();
     let stream = reqwest::Body::wrap(Stream(Some(Bytes::from_static(b"once"))));
-    let request = it
-        .client
-        .post(it.hub.url("/search/places/v1/polygon"))
-        .body(stream);
+    let request = it.client.post(it.hub.url("/search/places/v1/polygon")).body(stream);
     assert_eq!(request.send().await.unwrap().status(), 401);
     assert_eq!(it.get(NAMES).await, 200);
     assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (2, 2));
@@ -419,9 +359,7 @@ async fn a_late_401_for_an_older_token_costs_no_post() {
         let _ = stream.write_all(&answer).await;
     })
     .await;
-    let auth = BearerAuth::new(it.tokens.clone())
-        .with_origin(late.url(""))
-        .unwrap();
+    let auth = BearerAuth::new(it.tokens.clone()).with_origin(late.url("")).unwrap();
     let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
         .with(auth)
         .build();
@@ -443,8 +381,7 @@ async fn piecemeal(pieces: Vec<(Duration, Bytes)>) -> RawServer {
         let pieces = pieces.clone();
         async move {
             let length: usize = pieces.iter().map(|(_, piece)| piece.len()).sum();
-            let head =
-                format!("HTTP/1.1 401 No\r\nX-Kept: yes\r\nContent-Length: {length}\r\n\r\n");
+            let head = format!("HTTP/1.1 401 No\r\nX-Kept: yes\r\nContent-Length: {length}\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
             for (delay, piece) in &*pieces {
                 sleep(*delay).await;
@@ -460,27 +397,16 @@ async fn a_401_that_is_handed_on_is_what_the_server_sent() {
     let second = Duration::from_secs(1);
     for (pieces, within) in [
         // Beyond 16 KiB; slower than a second; both readable to the last byte.
+        (vec![(Duration::ZERO, Bytes::from(vec![b'x'; 300_000]))], second / 2),
         (
-            vec![(Duration::ZERO, Bytes::from(vec![b'x'; 300_000]))],
-            second / 2,
-        ),
-        (
-            vec![
-                (Duration::ZERO, Bytes::from("be")),
-                (second * 2, Bytes::from("gin")),
-            ],
+            vec![(Duration::ZERO, Bytes::from("be")), (second * 2, Bytes::from("gin"))],
             second * 3 / 2,
         ),
     ] {
         let it = Setup::new().await;
-        let whole: Vec<u8> = pieces
-            .iter()
-            .flat_map(|(_, piece)| piece.to_vec())
-            .collect();
+        let whole: Vec<u8> = pieces.iter().flat_map(|(_, piece)| piece.to_vec()).collect();
         let server = piecemeal(pieces).await;
-        let auth = BearerAuth::new(it.tokens.clone())
-            .with_origin(server.url(""))
-            .unwrap();
+        let auth = BearerAuth::new(it.tokens.clone()).with_origin(server.url("")).unwrap();
         let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
             .with(auth)
             .build();
@@ -506,12 +432,9 @@ async fn a_401_that_is_handed_on_is_what_the_server_sent() {
 
 #[tokio::test]
 async fn a_401_that_breaks_off_still_breaks_off_where_it_did() {
-    let server =
-        RawServer::saying(&b"HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nonly this"[..]).await;
+    let server = RawServer::saying(&b"HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nonly this"[..]).await;
     let it = Setup::new().await;
-    let auth = BearerAuth::new(it.tokens.clone())
-        .with_origin(server.url(""))
-        .unwrap();
+    let auth = BearerAuth::new(it.tokens.clone()).with_origin(server.url("")).unwrap();
     let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
         .with(auth)
         .build();
@@ -540,9 +463,7 @@ async fn several_projects_share_one_client_without_mixing_their_tokens() {
     let pool = hub.client_builder().build().unwrap();
     let project = |from: &FakeDataHub, to: Url| {
         let endpoint = TokenEndpoint::builder(from.credentials()).token_url(from.token_url());
-        let tokens = TokenManager::builder(endpoint.build().unwrap())
-            .build()
-            .unwrap();
+        let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
         let auth = BearerAuth::new(tokens).with_origin(to).unwrap();
         ClientBuilder::new(pool.clone()).with(auth).build()
     };

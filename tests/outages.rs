@@ -86,11 +86,7 @@ async fn a_failed_refresh_leaves_the_token_as_it_was() {
         assert_eq!(token.expose_secret(), first.expose_secret());
         sleep(secs(1)).await;
     }
-    assert!(
-        first.remaining() > secs(8),
-        "not shortened: {:?}",
-        first.remaining()
-    );
+    assert!(first.remaining() > secs(8), "not shortened: {:?}", first.remaining());
     let status = tokens.status();
     assert_eq!(status.state, TokenState::Unusable);
     assert_eq!(status.last_error, Some(ErrorKind::MalformedResponse));
@@ -98,10 +94,7 @@ async fn a_failed_refresh_leaves_the_token_as_it_was() {
 }
 
 /// The pauses between one fetch's end and the next one's start, under a steady demand that never finds a token.
-async fn pauses(
-    script: impl Fn(usize) -> Answer + Send + Sync + 'static,
-    fetches: usize,
-) -> Vec<f64> {
+async fn pauses(script: impl Fn(usize) -> Answer + Send + Sync + 'static, fetches: usize) -> Vec<f64> {
     let source = Source::new(script);
     let tokens = source.manager();
     while source.count() < fetches {
@@ -172,9 +165,7 @@ async fn between_attempts_a_caller_waits_for_the_next_one_if_that_can_help_it() 
 async fn between_attempts_a_caller_fails_at_once_if_the_next_one_comes_too_late_or_cannot_help() {
     let too_late = Error::new(ErrorKind::RateLimited, "scripted").with_retry_after(secs(40));
     let hopeless = Error::new(ErrorKind::CredentialsRejected, "scripted");
-    for (error, due, a_second_later) in
-        [(too_late, secs(40), secs(39)), (hopeless, secs(5), secs(4))]
-    {
+    for (error, due, a_second_later) in [(too_late, secs(40), secs(39)), (hopeless, secs(5), secs(4))] {
         let source = Source::new(move |_| Answer::error(error.clone()));
         let tokens = source.manager();
         let shared = tokens.token().await.unwrap_err();

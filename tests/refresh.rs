@@ -56,11 +56,7 @@ async fn everybody_who_waits_gets_the_one_outcome_error_included() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.retry_after().unwrap() >= millis(500));
     }
-    assert_eq!(
-        start.elapsed(),
-        secs(1),
-        "nobody retries on their own account"
-    );
+    assert_eq!(start.elapsed(), secs(1), "nobody retries on their own account");
     assert_eq!(source.count(), 1);
 }
 
@@ -115,9 +111,7 @@ impl TokenSource for Panics {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_panics_is_a_failed_refresh_with_its_backoff() {
-    let tokens = TokenManager::builder(Panics(AtomicUsize::new(0)))
-        .build()
-        .unwrap();
+    let tokens = TokenManager::builder(Panics(AtomicUsize::new(0))).build().unwrap();
     let error = tokens.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("panicked"), "{error}");
@@ -255,9 +249,7 @@ async fn an_attempt_that_begins_late_is_no_second_one_at_once() {
     advance(secs(12)).await;
     timeout(secs(1), tokens.token()).await.unwrap_err();
     assert_eq!(source.count(), 1, "it is under way, if slowly");
-    tokio::task::spawn_blocking(move || drop(late))
-        .await
-        .unwrap();
+    tokio::task::spawn_blocking(move || drop(late)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
@@ -317,11 +309,7 @@ async fn dropping_the_last_handle_ends_the_refresh_its_timer_and_the_secret() {
         // Caught in the middle of a fetch, or between two attempts.
         let _ = timeout(millis(100), tokens.token()).await;
         let _ = timeout(millis(100), tokens.token()).await;
-        let tasks = || {
-            tokio::runtime::Handle::current()
-                .metrics()
-                .num_alive_tasks()
-        };
+        let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
         assert!(tasks() > 0);
         let another = tokens.clone();
         drop(tokens);
@@ -348,11 +336,7 @@ async fn a_source_is_told_which_token_is_to_be_replaced() {
     tokens.reject(&second);
     assert_eq!(tokens.status().state, TokenState::Missing);
     sleep(secs(1)).await;
-    let told: Vec<_> = source
-        .fetches()
-        .into_iter()
-        .map(|fetch| fetch.replaces)
-        .collect();
+    let told: Vec<_> = source.fetches().into_iter().map(|fetch| fetch.replaces).collect();
     let named = |token: &AccessToken| Some(token.expose_secret().to_owned());
     assert_eq!(told, [None, named(&first), named(&second)]);
 }

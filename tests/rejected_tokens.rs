@@ -44,10 +44,7 @@ async fn a_late_rejection_of_an_older_token_costs_nothing() {
     for _ in 0..100 {
         tokens.reject(&old);
     }
-    assert_eq!(
-        tokens.current().unwrap().expose_secret(),
-        new.expose_secret()
-    );
+    assert_eq!(tokens.current().unwrap().expose_secret(), new.expose_secret());
     assert_eq!(source.count(), 2);
 }
 
@@ -94,10 +91,7 @@ async fn a_wall_of_refusals_costs_at_most_6_posts_a_minute() {
         }
         let posts: Vec<_> = source.fetches().iter().map(|fetch| fetch.started).collect();
         for (i, from) in posts.iter().enumerate() {
-            let minute = posts[i..]
-                .iter()
-                .filter(|at| **at - *from < secs(60))
-                .count();
+            let minute = posts[i..].iter().filter(|at| **at - *from < secs(60)).count();
             assert!(minute <= 6, "{pause:?}: {minute} POSTs in a minute");
         }
     }

@@ -2,9 +2,7 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use osdatahub_auth::{
-    ErrorKind, FakeDataHub, FileCredentials, TokenEndpoint, TokenManager, TokenState,
-};
+use osdatahub_auth::{ErrorKind, FakeDataHub, FileCredentials, TokenEndpoint, TokenManager, TokenState};
 use tokio::time::sleep;
 
 /// Two files in a folder of their own, which goes when they do.
@@ -14,8 +12,7 @@ struct Files {
 
 impl Files {
     fn new(name: &str) -> Self {
-        let folder =
-            std::env::temp_dir().join(format!("osdatahub-auth-{name}-{}", std::process::id()));
+        let folder = std::env::temp_dir().join(format!("osdatahub-auth-{name}-{}", std::process::id()));
         std::fs::create_dir_all(&folder).unwrap();
         Self { folder }
     }
@@ -50,13 +47,8 @@ impl Drop for Files {
 fn pair(hub: &FakeDataHub) -> (String, String) {
     use base64::{Engine, engine::general_purpose::STANDARD};
     let received = hub.received();
-    let basic = received[0].headers["authorization"]
-        .to_str()
-        .unwrap()
-        .to_owned();
-    let pair = STANDARD
-        .decode(basic.strip_prefix("Basic ").unwrap())
-        .unwrap();
+    let basic = received[0].headers["authorization"].to_str().unwrap().to_owned();
+    let pair = STANDARD.decode(basic.strip_prefix("Basic ").unwrap()).unwrap();
     let pair = String::from_utf8(pair).unwrap();
     let (key, secret) = pair.split_once(':').unwrap();
     (key.to_owned(), secret.to_owned())
@@ -66,9 +58,7 @@ fn pair(hub: &FakeDataHub) -> (String, String) {
 async fn seen_on_the_data_hub(hub: &FakeDataHub) -> (String, String) {
     let recorder = FakeDataHub::start().await.unwrap();
     let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(recorder.token_url());
-    let tokens = TokenManager::builder(endpoint.build().unwrap())
-        .build()
-        .unwrap();
+    let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
     tokens.token().await.unwrap_err();
     pair(&recorder)
 }
@@ -86,10 +76,7 @@ async fn a_new_key_and_secret_are_picked_up_without_a_restart() {
     sleep(Duration::from_millis(1_100)).await;
     tokens.token().await.unwrap();
     sleep(Duration::from_millis(200)).await;
-    assert_eq!(
-        tokens.status().last_error,
-        Some(ErrorKind::CredentialsRejected)
-    );
+    assert_eq!(tokens.status().last_error, Some(ErrorKind::CredentialsRejected));
 
     let (key, secret) = seen_on_the_data_hub(&hub).await;
     files.write(&format!("{key}\n"), &format!("{secret}\n"));

@@ -8,9 +8,7 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use osdatahub_auth::{
-    BearerAuth, Error, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenManager,
-};
+use osdatahub_auth::{BearerAuth, Error, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenManager};
 use reqwest_middleware::ClientBuilder;
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
 use reqwest_tracing::{SpanBackendWithUrl, TracingMiddleware};
@@ -113,8 +111,7 @@ fn fault(code: &str) -> String {
 
 async fn fail_in_every_way(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log) {
     let refresh = async || {
-        let builder =
-            TokenManager::builder(endpoint.clone()).acquire_timeout(Duration::from_millis(100));
+        let builder = TokenManager::builder(endpoint.clone()).acquire_timeout(Duration::from_millis(100));
         log.add(&builder);
         let tokens = builder.build().unwrap();
         if let Err(error) = tokens.token().await {
@@ -135,15 +132,9 @@ async fn fail_in_every_way(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log
         }
     }
     let location = format!("http://{KEY}:{SECRET}@127.0.0.1:1/");
-    hub.fail_next(
-        1,
-        FakeAnswer::new(307, "").with_header("Location", &location),
-    );
+    hub.fail_next(1, FakeAnswer::new(307, "").with_header("Location", &location));
     refresh().await;
-    hub.fail_next(
-        1,
-        FakeAnswer::new(429, BODY).with_header("Retry-After", BODY),
-    );
+    hub.fail_next(1, FakeAnswer::new(429, BODY).with_header("Retry-After", BODY));
     refresh().await;
     hub.set_delay(Duration::from_secs(2));
     refresh().await;
@@ -154,9 +145,7 @@ async fn fail_in_every_way(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log
 /// Tokens handed out, refused in every way, and not to be had.
 async fn use_a_chain(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log) {
     let tokens = TokenManager::builder(endpoint.clone()).build().unwrap();
-    let auth = BearerAuth::new(tokens.clone())
-        .with_origin(hub.origin())
-        .unwrap();
+    let auth = BearerAuth::new(tokens.clone()).with_origin(hub.origin()).unwrap();
     log.add(&auth);
     let retry = ExponentialBackoff::builder().build_with_max_retries(1);
     let client = ClientBuilder::new(hub.client_builder().build().unwrap())

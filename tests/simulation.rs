@@ -84,9 +84,7 @@ fn story(seed: u64) {
     fastrand::seed(seed);
     let mut rng = Rng::with_seed(seed);
     let world = Arc::new(World::new(&mut rng));
-    let tokens = TokenManager::builder(Source(world.clone()))
-        .build()
-        .unwrap();
+    let tokens = TokenManager::builder(Source(world.clone())).build().unwrap();
     let mut clock = Duration::ZERO;
     for _ in 0..rng.usize(1..=3) {
         let runtime = runtime();
@@ -109,22 +107,12 @@ fn runtime() -> Runtime {
 
 /// Takes the clock on to where the last runtime left it.
 async fn go_on_from(clock: Duration, world: &World) {
-    let start = *world
-        .0
-        .lock()
-        .unwrap()
-        .start
-        .get_or_insert_with(Instant::now);
+    let start = *world.0.lock().unwrap().start.get_or_insert_with(Instant::now);
     let missing = (start + clock).saturating_duration_since(Instant::now());
     advance(missing).await;
 }
 
-async fn faulty_life(
-    clock: Duration,
-    world: &Arc<World>,
-    tokens: &TokenManager,
-    rng: &mut Rng,
-) -> Duration {
+async fn faulty_life(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> Duration {
     go_on_from(clock, world).await;
     let start = world.truth().start.unwrap();
     let warm = rng.bool().then(|| tokens.keep_warm());
@@ -202,18 +190,11 @@ async fn caller(world: &World, tokens: &TokenManager, mut rng: Rng, pause: Durat
         let outcome = match rng.u8(0..8) {
             // One who loses patience.
             0 => timeout(pause.mul_f64(rng.f64()), tokens.token()).await.ok(),
-            1 => Some(
-                tokens
-                    .token_lasting(Duration::from_millis(rng.u64(0..400_000)))
-                    .await,
-            ),
+            1 => Some(tokens.token_lasting(Duration::from_millis(rng.u64(0..400_000))).await),
             _ if serving.is_some() => {
                 let mut context = Context::from_waker(Waker::noop());
                 let polled = pin!(tokens.token()).poll(&mut context);
-                assert!(
-                    polled.is_ready(),
-                    "a caller waits though a token can be used"
-                );
+                assert!(polled.is_ready(), "a caller waits though a token can be used");
                 continue;
             }
             _ => Some(tokens.token().await),
@@ -302,18 +283,7 @@ impl Truth {
         let delay = Duration::from_millis(delays[rng.usize(..delays.len())]);
         let plan = match rng.u8(0..10) {
             0..5 => {
-                let lives = [
-                    0,
-                    10,
-                    300,
-                    1_000,
-                    3_000,
-                    20_000,
-                    60_000,
-                    299_000,
-                    299_000,
-                    u64::MAX,
-                ];
+                let lives = [0, 10, 300, 1_000, 3_000, 20_000, 60_000, 299_000, 299_000, u64::MAX];
                 let life = Duration::from_millis(lives[rng.usize(..lives.len())]);
                 let age = if rng.u8(0..4) == 0 {
                     life.mul_f64(rng.f64())
@@ -367,8 +337,7 @@ impl Truth {
 
     fn issue(&mut self, token: &AccessToken) {
         let expires = Instant::now() + token.remaining();
-        self.tokens
-            .insert(token.expose_secret().to_owned(), expires);
+        self.tokens.insert(token.expose_secret().to_owned(), expires);
     }
 
     fn revoke_all(&mut self) {

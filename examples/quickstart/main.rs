@@ -6,8 +6,8 @@ mod service;
 use std::{env, error::Error as StdError, process::ExitCode, time::Duration};
 
 use osdatahub_auth::{
-    BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint,
-    TokenManager, TokenState, TokenStatus,
+    BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenManager, TokenState,
+    TokenStatus,
 };
 use reqwest_middleware::ClientBuilder;
 use service::Service;
@@ -91,9 +91,7 @@ async fn demonstrate() -> Result<(), Failure> {
         .token_url(hub.token_url())
         .build()?;
     // Renewed at half of its life, earlier than by default, to leave room for the outage below.
-    let tokens = TokenManager::builder(endpoint)
-        .refresh_at(0.5..=0.5)
-        .build()?;
+    let tokens = TokenManager::builder(endpoint).refresh_at(0.5..=0.5).build()?;
     let client = ClientBuilder::new(hub.client_builder().build()?)
         .with(BearerAuth::new(tokens.clone()).with_origin(hub.origin())?)
         .build();
@@ -108,8 +106,7 @@ async fn demonstrate() -> Result<(), Failure> {
 async fn play(service: &mut Service<'_>) {
     let hub = service.hub;
     let refreshed = |status: &TokenStatus| status.state == TokenState::Fresh;
-    let refresh_is_due =
-        |status: &TokenStatus| status.state == TokenState::Stale && status.next_attempt.is_some();
+    let refresh_is_due = |status: &TokenStatus| status.state == TokenState::Stale && status.next_attempt.is_some();
 
     service.begin("cold burst");
     service.burst(1_000).await;

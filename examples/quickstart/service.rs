@@ -40,11 +40,7 @@ struct Row {
 }
 
 impl<'a> Service<'a> {
-    pub(crate) fn new(
-        hub: &'a FakeDataHub,
-        tokens: TokenManager,
-        client: ClientWithMiddleware,
-    ) -> Self {
+    pub(crate) fn new(hub: &'a FakeDataHub, tokens: TokenManager, client: ClientWithMiddleware) -> Self {
         let mut service = Self {
             hub,
             tokens,
@@ -60,10 +56,7 @@ impl<'a> Service<'a> {
     }
 
     pub(crate) fn begin(&mut self, name: &'static str) {
-        self.rows.push(Row {
-            name,
-            ..Row::default()
-        });
+        self.rows.push(Row { name, ..Row::default() });
     }
 
     pub(crate) async fn burst(&mut self, requests: usize) {
@@ -165,15 +158,9 @@ impl<'a> Service<'a> {
 
     pub(crate) fn print_table(&self) {
         println!("\n\n{:34}token         longest wait", "");
-        println!(
-            "{:15}requests  errors  POSTs  failed   for a token  answers",
-            ""
-        );
+        println!("{:15}requests  errors  POSTs  failed   for a token  answers", "");
         for row in self.rows[1..].iter().chain(&self.rows[..1]) {
-            let answers = row
-                .answers
-                .iter()
-                .map(|(status, n)| format!("{n} × {status}"));
+            let answers = row.answers.iter().map(|(status, n)| format!("{n} × {status}"));
             println!(
                 "{:13}  {:8}  {:6}  {:5}  {:6}  {:9.1} ms  {}",
                 row.name,

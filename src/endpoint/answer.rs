@@ -37,9 +37,7 @@ pub(super) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Erro
             .iter()
             .any(|known| known.eq_ignore_ascii_case(&token_type))
     {
-        return Err(malformed(
-            "the token endpoint sent a token of another type than Bearer",
-        ));
+        return Err(malformed("the token endpoint sent a token of another type than Bearer"));
     }
     let expires_in = match answer.expires_in {
         Some(seconds) if seconds.is_finite() && seconds > 0.0 => {
@@ -99,10 +97,7 @@ pub(super) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Durat
     let (kind, what) = match status.as_u16() {
         401 => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
         400 if names_invalid_client(body) => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
-        429 => (
-            ErrorKind::RateLimited,
-            "it limits the rate of token requests",
-        ),
+        429 => (ErrorKind::RateLimited, "it limits the rate of token requests"),
         408 | 425 | 500..=599 => (ErrorKind::Unavailable, "the failure is on its side"),
         300..=399 => (
             ErrorKind::RequestRejected,
@@ -114,18 +109,14 @@ pub(super) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Durat
         ),
     };
     let status = status.as_u16();
-    let error = Error::with_message(
-        kind,
-        format!("the token endpoint answered {status}: {what}"),
-    );
+    let error = Error::with_message(kind, format!("the token endpoint answered {status}: {what}"));
     match retry_after {
         Some(wait) => error.with_retry_after(wait),
         None => error,
     }
 }
 
-const BAD_CREDENTIALS: &str =
-    "it does not accept the Project API Key and Secret; check or replace them";
+const BAD_CREDENTIALS: &str = "it does not accept the Project API Key and Secret; check or replace them";
 
 /// In any of the three envelopes that are seen: OS's own, RFC 6749's and Apigee's fault.
 fn names_invalid_client(body: &[u8]) -> bool {
@@ -133,9 +124,8 @@ fn names_invalid_client(body: &[u8]) -> bool {
     ["ErrorCode", "error"]
         .iter()
         .any(|name| envelope[name] == "invalid_client")
-        || fault::code(body).is_some_and(|code| {
-            code == "oauth.v2.InvalidClientIdentifier" || code.contains("invalid_client")
-        })
+        || fault::code(body)
+            .is_some_and(|code| code == "oauth.v2.InvalidClientIdentifier" || code.contains("invalid_client"))
 }
 
 /// A 2xx answer that goes on beyond any token's length.

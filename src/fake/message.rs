@@ -41,8 +41,7 @@ impl FakeAnswer {
     /// If HTTP does not allow the name or the value.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value))
-        else {
+        let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) else {
             panic!("HTTP does not allow this name or value of a header: {name:?}")
         };
         self.0.headers_mut().append(name, value);
@@ -100,10 +99,7 @@ impl ReceivedRequest {
     }
 
     pub(super) fn has_grant_type(&self) -> bool {
-        let kind = self
-            .headers
-            .get(CONTENT_TYPE)
-            .map_or(&b""[..], |kind| kind.as_bytes());
+        let kind = self.headers.get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
         kind.starts_with(b"application/x-www-form-urlencoded")
             && form_urlencoded::parse(&self.body)
                 .any(|(name, value)| name == "grant_type" && value == "client_credentials")

@@ -15,13 +15,7 @@ use super::{FakeAnswer, ReceivedRequest, TOKEN_PATH};
 use crate::ProjectCredentials;
 
 /// Where OS's APIs live. Any other path gets the landing page.
-const API_PREFIXES: [&str; 5] = [
-    "/maps/",
-    "/features/",
-    "/search/",
-    "/downloads/",
-    "/positioning/",
-];
+const API_PREFIXES: [&str; 5] = ["/maps/", "/features/", "/search/", "/downloads/", "/positioning/"];
 
 /// What the Data Hub gives.
 const OS_LIFETIME: Duration = Duration::from_secs(299);
@@ -120,15 +114,11 @@ impl State {
         }
         if let Err(fault) = self.check_bearer(request) {
             let challenge = fault.challenge();
-            return fault
-                .answer(path)
-                .with_header("WWW-Authenticate", &challenge);
+            return fault.answer(path).with_header("WWW-Authenticate", &challenge);
         }
         match route {
             Some(Route::Refuse) => NOT_IN_PROJECT.answer(path),
-            Some(Route::Redirect(to)) => {
-                FakeAnswer::new(307, "").with_header("Location", to.as_str())
-            }
+            Some(Route::Redirect(to)) => FakeAnswer::new(307, "").with_header("Location", to.as_str()),
             _ => FakeAnswer::json(200, path_json(path)),
         }
     }
@@ -196,9 +186,7 @@ impl Fault {
             );
             FakeAnswer::new(401, body).with_header("Content-Type", "application/xml")
         } else {
-            let body = format!(
-                r#"{{"fault":{{"faultstring":"{text}","detail":{{"errorcode":"{code}"}}}}}}"#
-            );
+            let body = format!(r#"{{"fault":{{"faultstring":"{text}","detail":{{"errorcode":"{code}"}}}}}}"#);
             FakeAnswer::json(401, body)
         }
     }
@@ -213,10 +201,7 @@ impl Fault {
 /// OS's answer, with two of the fields that Apigee may add.
 fn token_json(token: &str, lifetime: Duration, issued_at: SystemTime, numbers: bool) -> String {
     let expires_in = seconds(lifetime);
-    let issued_at = issued_at
-        .duration_since(UNIX_EPOCH)
-        .unwrap_or_default()
-        .as_millis();
+    let issued_at = issued_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
     let quote = if numbers { "" } else { "\"" };
     format!(
         r#"{{"access_token":"{token}","expires_in":{quote}{expires_in}{quote},"issued_at":{quote}{issued_at}{quote},"token_type":"Bearer","scope":"","status":"approved"}}"#
@@ -241,10 +226,7 @@ fn path_json(path: &str) -> String {
 pub(super) fn random_credentials() -> (ProjectCredentials, String) {
     let (key, secret) = (random_alphanumerics(32), random_alphanumerics(16));
     let basic = STANDARD.encode(format!("{key}:{secret}"));
-    #[expect(
-        clippy::expect_used,
-        reason = "only colons and control characters are refused"
-    )]
+    #[expect(clippy::expect_used, reason = "only colons and control characters are refused")]
     let credentials = ProjectCredentials::new(key, secret).expect("alphanumerics are credentials");
     (credentials, basic)
 }
@@ -261,12 +243,7 @@ mod tests {
     fn a_token_answer_has_the_shape_of_oss() {
         let issued_at = UNIX_EPOCH + Duration::from_millis(1_634_663_382_476);
         assert_eq!(
-            token_json(
-                "ZclClFcksJlZ19vnJOt09Yj3xme0",
-                OS_LIFETIME,
-                issued_at,
-                false
-            ),
+            token_json("ZclClFcksJlZ19vnJOt09Yj3xme0", OS_LIFETIME, issued_at, false),
             r#"{"access_token":"ZclClFcksJlZ19vnJOt09Yj3xme0","expires_in":"299","issued_at":"1634663382476","token_type":"Bearer","scope":"","status":"approved"}"#
         );
         assert_eq!(
@@ -279,10 +256,7 @@ mod tests {
     fn whole_seconds_have_no_decimal_point() {
         assert_eq!(seconds(Duration::ZERO), "0");
         assert_eq!(seconds(Duration::from_millis(1500)), "1.5");
-        assert_eq!(
-            seconds(Duration::from_secs(u64::MAX)),
-            "18446744073709551615"
-        );
+        assert_eq!(seconds(Duration::from_secs(u64::MAX)), "18446744073709551615");
     }
 
     #[test]

@@ -53,15 +53,11 @@ impl TokenManagerBuilder {
             )));
         }
         if self.acquire_timeout.is_zero() {
-            return Err(Error::configuration(
-                "acquire_timeout has to be more than zero",
-            ));
+            return Err(Error::configuration("acquire_timeout has to be more than zero"));
         }
         let acquire_timeout = self.acquire_timeout.min(schedule::DAY);
         let inner = Inner::new(self.source, acquire_timeout, self.refresh_at);
-        Ok(TokenManager {
-            inner: Arc::new(inner),
-        })
+        Ok(TokenManager { inner: Arc::new(inner) })
     }
 }
 

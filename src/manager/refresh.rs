@@ -61,10 +61,7 @@ async fn run(baton: Baton, starts: Instant) {
 }
 
 /// A fetch that always ends, and never in a panic.
-async fn fetch(
-    source: &dyn TokenSource,
-    replaces: Option<&AccessToken>,
-) -> Result<AccessToken, Error> {
+async fn fetch(source: &dyn TokenSource, replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
     let failed = |kind, message| Err(Error::with_message(kind, message));
     // All of it in here: also what the source does before it returns a future may panic.
     let mut fetch = pin!(async { timeout(schedule::FETCH_LIMIT, source.fetch(replaces)).await });
@@ -103,11 +100,7 @@ impl Baton {
     }
 
     fn settle(self, brought: Result<AccessToken, Error>) {
-        if let Some(settled) = self
-            .manager
-            .upgrade()
-            .and_then(|m| m.settle(self.attempt, brought))
-        {
+        if let Some(settled) = self.manager.upgrade().and_then(|m| m.settle(self.attempt, brought)) {
             report(&settled);
         }
     }

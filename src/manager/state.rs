@@ -142,16 +142,10 @@ impl State {
 
     /// When the next refresh is to start, whether or not anybody waits for it. `None` while one is under way.
     pub(crate) fn next_renewal(&self, now: Moment) -> Option<Instant> {
-        if self
-            .attempt
-            .is_some_and(|attempt| now.monotonic < attempt.lost_at)
-        {
+        if self.attempt.is_some_and(|attempt| now.monotonic < attempt.lost_at) {
             return None;
         }
-        let fresh_for = self
-            .held
-            .as_ref()
-            .map_or(Duration::ZERO, |held| held.fresh_for(now));
+        let fresh_for = self.held.as_ref().map_or(Duration::ZERO, |held| held.fresh_for(now));
         Some((now.monotonic + fresh_for).max(self.earliest(now.monotonic)))
     }
 
@@ -172,23 +166,14 @@ impl State {
     ///
     /// It fails at once if that attempt comes too late for the caller, or if the last one failed in a way that the
     /// next is not likely to mend.
-    pub(crate) fn join(
-        &mut self,
-        now: Moment,
-        need: Need<'_>,
-        deadline: Instant,
-    ) -> Result<Place, Error> {
+    pub(crate) fn join(&mut self, now: Moment, need: Need<'_>, deadline: Instant) -> Result<Place, Error> {
         if let Some(token) = self.usable(now, need) {
             return Ok(Place::Served(token.clone()));
         }
         let now = now.monotonic;
         let under_way = self.under_way(now);
         let starts = under_way.map_or_else(|| self.earliest(now), |attempt| attempt.starts);
-        let hopeless = self
-            .failures
-            .last
-            .as_ref()
-            .is_some_and(|last| !last.is_transient());
+        let hopeless = self.failures.last.as_ref().is_some_and(|last| !last.is_transient());
         if starts > now && (starts > deadline || hopeless) {
             return Err(self.not_yet(starts - now));
         }
@@ -202,9 +187,7 @@ impl State {
     /// have taken its place.
     pub(crate) fn begin(&mut self, attempt: u64, now: Moment) -> bool {
         let now = now.monotonic;
-        let under_way = self
-            .under_way(now)
-            .filter(|under_way| under_way.id == attempt);
+        let under_way = self.under_way(now).filter(|under_way| under_way.id == attempt);
         let Some(under_way) = under_way else {
             return false;
         };
@@ -297,8 +280,7 @@ impl State {
     }
 
     fn earliest(&self, now: Instant) -> Instant {
-        self.not_before
-            .map_or(now, |not_before| not_before.max(now))
+        self.not_before.map_or(now, |not_before| not_before.max(now))
     }
 
     fn start(&mut self, starts: Instant) -> Attempt {
@@ -311,9 +293,7 @@ impl State {
     fn adopt(&mut self, now: Moment, token: AccessToken, random: f64) -> Result<(), Error> {
         let malformed = |message| Error::with_message(ErrorKind::MalformedResponse, message);
         if self.is_refused(&token) {
-            return Err(malformed(
-                "the new access token is the one that the API refused",
-            ));
+            return Err(malformed("the new access token is the one that the API refused"));
         }
         let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
         let windows = schedule::Windows::new(token.life(), from + (to - from) * random);
@@ -335,10 +315,7 @@ impl State {
     fn is_refused(&self, token: &AccessToken) -> bool {
         let suspected = self.held.as_ref().filter(|held| held.suspected);
         let refused = [suspected.map(|held| &held.token), self.rejected.as_ref()];
-        refused
-            .into_iter()
-            .flatten()
-            .any(|refused| refused.is(token))
+        refused.into_iter().flatten().any(|refused| refused.is(token))
     }
 
     /// For a caller whose patience has ended. The last failure tells why nothing came.
@@ -352,9 +329,8 @@ impl State {
 
     fn not_yet(&self, wait: Duration) -> Error {
         let last = self.failures.last.clone();
-        let error = last.unwrap_or_else(|| {
-            self.too_late("the next access token is not due within the acquire_timeout")
-        });
+        let error =
+            last.unwrap_or_else(|| self.too_late("the next access token is not due within the acquire_timeout"));
         error.with_retry_after(wait)
     }
 }
@@ -374,9 +350,7 @@ impl Held {
     fn meets(&self, now: Moment, need: Need<'_>) -> bool {
         match need {
             Need::Usable => true,
-            Need::Lasting(at_least) => {
-                self.token.remaining_at(now) >= at_least.min(self.token.life() / 2)
-            }
+            Need::Lasting(at_least) => self.token.remaining_at(now) >= at_least.min(self.token.life() / 2),
             Need::OtherThan(refused) => !self.token.is(refused),
         }
     }
@@ -407,15 +381,8 @@ impl Held {
 impl Failures {
     fn add(&mut self, error: &Error) -> schedule::Failure {
         let transient = error.is_transient();
-        let like_the_last = self
-            .last
-            .as_ref()
-            .is_some_and(|last| last.is_transient() == transient);
-        self.alike = if like_the_last {
-            self.alike.saturating_add(1)
-        } else {
-            1
-        };
+        let like_the_last = self.last.as_ref().is_some_and(|last| last.is_transient() == transient);
+        self.alike = if like_the_last { self.alike.saturating_add(1) } else { 1 };
         self.count = self.count.saturating_add(1);
         self.last = Some(error.clone());
         schedule::Failure {

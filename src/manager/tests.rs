@@ -43,11 +43,7 @@ async fn a_wall_clock_set_back_changes_nothing() {
     assert_eq!(tokens.status().state, TokenState::Fresh);
     assert!(first.remaining() > Duration::from_secs(298));
     advance(Duration::from_secs(290)).await;
-    assert_eq!(
-        tokens.status().state,
-        TokenState::Unusable,
-        "by the monotonic clock"
-    );
+    assert_eq!(tokens.status().state, TokenState::Unusable, "by the monotonic clock");
     assert_eq!(fetches(), 1);
 }
 
@@ -59,10 +55,7 @@ async fn a_wall_clock_set_ahead_costs_one_early_refresh() {
     step_ahead(HOUR);
     assert!(tokens.current().is_none());
     let next = tokens.token().await.unwrap();
-    assert!(
-        next.remaining() > Duration::from_secs(298),
-        "counted on the new clock"
-    );
+    assert!(next.remaining() > Duration::from_secs(298), "counted on the new clock");
     advance(Duration::from_secs(220)).await;
     tokens.token().await.unwrap();
     assert_eq!(fetches(), 2);
@@ -107,16 +100,9 @@ async fn an_aged_token_has_the_windows_of_what_is_left() {
     let left = Duration::from_secs(99);
     assert_eq!(tokens.status().remaining, left);
     let stale = tokens.status().next_attempt.unwrap();
-    assert!(
-        stale >= left.mul_f64(0.75) && stale <= left.mul_f64(0.85),
-        "{stale:?}"
-    );
+    assert!(stale >= left.mul_f64(0.75) && stale <= left.mul_f64(0.85), "{stale:?}");
     advance(Duration::from_millis(95_700)).await;
-    assert_eq!(
-        tokens.status().state,
-        TokenState::Unusable,
-        "99 s less a thirtieth"
-    );
+    assert_eq!(tokens.status().state, TokenState::Unusable, "99 s less a thirtieth");
 }
 
 struct Same(AtomicUsize);

@@ -81,10 +81,7 @@ impl HttpBody for Peeked {
     }
 
     fn size_hint(&self) -> SizeHint {
-        let frames = self
-            .seen
-            .iter()
-            .filter_map(|frame| frame.as_ref().ok()?.data_ref());
+        let frames = self.seen.iter().filter_map(|frame| frame.as_ref().ok()?.data_ref());
         let seen: u64 = frames.map(|data| data.len() as u64).sum();
         let rest = self.rest.size_hint();
         let mut hint = SizeHint::new();

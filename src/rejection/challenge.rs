@@ -92,11 +92,7 @@ mod tests {
         );
         says("bearer ERROR = invalid_token", "invalid_token", "");
         says(r#"Basic realm="x", Bearer error="a""#, "a", "");
-        says(
-            r#"Negotiate abc==, Bearer error="a", error_description="b""#,
-            "a",
-            "b",
-        );
+        says(r#"Negotiate abc==, Bearer error="a", error_description="b""#, "a", "b");
         says(r#"Bearer error="a", Basic error="not ours""#, "a", "");
         says(
             r#"Bearer error="with \"quotes\", and = signs""#,

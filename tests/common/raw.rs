@@ -41,10 +41,7 @@ impl RawServer {
                 });
             }
         });
-        Self {
-            address,
-            connections,
-        }
+        Self { address, connections }
     }
 
     /// Answers every request with these bytes and closes.

@@ -151,11 +151,7 @@ impl World {
                 if token.remaining_at(self.now).is_zero() {
                     return Err("an expired token was handed out".into());
                 }
-                if self
-                    .rejected
-                    .as_ref()
-                    .is_some_and(|rejected| rejected.is(&token))
-                {
+                if self.rejected.as_ref().is_some_and(|rejected| rejected.is(&token)) {
                     return Err("a rejected token was handed out".into());
                 }
                 None
@@ -221,9 +217,7 @@ impl World {
     /// Those who waited for this attempt get its error, or look again.
     fn wake(&mut self, attempt: u64, error: Option<Error>) -> Result<(), String> {
         for caller in 0..CALLERS {
-            if let Some((_, until)) =
-                self.waiting[caller].filter(|(waited, _)| waited.id <= attempt)
-            {
+            if let Some((_, until)) = self.waiting[caller].filter(|(waited, _)| waited.id <= attempt) {
                 self.waiting[caller] = None;
                 if error.is_none() {
                     self.ask(caller, until)?;
@@ -235,19 +229,12 @@ impl World {
 
     fn check(&self) -> Result<(), String> {
         // A task that stood still for an age has been given up; a fetch of its own would have ended long before.
-        let fetching = |task: &&Task| {
-            task.begun
-                .is_some_and(|at| self.now.monotonic - at < AN_AGE)
-        };
+        let fetching = |task: &&Task| task.begun.is_some_and(|at| self.now.monotonic - at < AN_AGE);
         if self.tasks.iter().filter(fetching).count() > 1 {
             return Err("two fetches at once".into());
         }
         let has_task = |id: u64| self.tasks.iter().any(|task| task.attempt.id == id);
-        if self
-            .state
-            .attempt
-            .is_some_and(|attempt| !has_task(attempt.id))
-        {
+        if self.state.attempt.is_some_and(|attempt| !has_task(attempt.id)) {
             return Err("an attempt is under way that nobody makes".into());
         }
         for (attempt, _) in self.waiting.iter().flatten() {
