@@ -1,8 +1,8 @@
 //! What does a token cost that is there already?
 //!
 //! Absolute times mean nothing on a noisy machine, so each figure is a ratio: A and B alternate in one run, and the
-//! median of the rounds is printed. What is measured besides: with `token()` the one poll of its future; with a chain all
-//! that `reqwest-middleware` does for a request, which ends in a stub and not in a client.
+//! median of the rounds is printed. What is measured besides: with `token()` the one poll of its future; with a chain
+//! all that `reqwest-middleware` does for a request, which ends in a stub and not in a client.
 //!
 //! `cargo bench --bench hot_path`
 

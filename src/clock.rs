@@ -31,8 +31,8 @@ impl Moment {
         }
     }
 
-    /// Whether `moment` has come, by whichever clock says so: a machine that was suspended notices, and a wall clock set
-    /// back delays nothing.
+    /// Whether `moment` has come, by whichever clock says so: a machine that was suspended notices, and a wall clock
+    /// set back delays nothing.
     pub(crate) fn has_reached(self, moment: Self) -> bool {
         self.monotonic >= moment.monotonic || self.wall >= moment.wall
     }

@@ -73,7 +73,8 @@ impl ProjectCredentials {
     /// Reads `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET`, now and once.
     ///
     /// # Errors
-    /// [`Configuration`](crate::ErrorKind::Configuration) if one is missing, not Unicode, or refused by [`new`](Self::new).
+    /// [`Configuration`](crate::ErrorKind::Configuration) if one is missing, not Unicode, or refused by
+    /// [`new`](Self::new).
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| env::var(name))
     }

@@ -23,7 +23,8 @@ pub struct Error {
 pub enum ErrorKind {
     /// A setting is missing or wrong, or the call came from outside a tokio runtime. Somebody has to change something.
     Configuration,
-    /// OS does not accept the Project API Key and Secret. Check or replace them; the manager notices new ones without a restart.
+    /// OS does not accept the Project API Key and Secret. Check or replace them; the manager notices new ones without a
+    /// restart.
     CredentialsRejected,
     /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a gateway in between.
     RequestRejected,
@@ -60,7 +61,8 @@ impl ErrorKind {
 }
 
 impl Error {
-    /// A failure of a user's own [`TokenSource`](crate::TokenSource) or [`CredentialsProvider`](crate::CredentialsProvider).
+    /// A failure of a user's own [`TokenSource`](crate::TokenSource) or
+    /// [`CredentialsProvider`](crate::CredentialsProvider).
     ///
     /// The kind decides how soon the manager tries again (see [`is_transient`](Self::is_transient)). The source is
     /// shown to whoever logs the error: keep secrets out of it.

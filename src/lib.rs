@@ -1,9 +1,9 @@
 //! Keeps a long-running service authenticated to the [Ordnance Survey (OS) Data Hub](https://osdatahub.os.uk).
 //!
 //! OS gives a project a key and a secret, and its token endpoint turns them into an access token that lives for 299 s.
-//! This library holds that token, renews it before it expires, and puts it on every OS request of a
-//! [`reqwest`] client that is wrapped with [`reqwest_middleware`]. A service adds one line to its chain and never thinks about
-//! tokens again:
+//! This library holds that token, renews it before it expires, and puts it on every OS request of a [`reqwest`] client
+//! that is wrapped with [`reqwest_middleware`]. A service adds one line to its chain and never thinks about tokens
+//! again:
 //!
 //! ```no_run
 //! use osdatahub_auth::{BearerAuth, ProjectCredentials, TokenManager};
@@ -24,8 +24,8 @@
 //!
 //! # Try it without credentials
 //!
-//! `FakeDataHub`, of the feature `test-util`, is a Data Hub on loopback, as odd as the real one. It is what this library is
-//! tested with, and what a service that uses it can be tested with:
+//! `FakeDataHub`, of the feature `test-util`, is a Data Hub on loopback, as odd as the real one. It is what this
+//! library is tested with, and what a service that uses it can be tested with:
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
 #![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
@@ -54,19 +54,19 @@
 //!
 //! Each has its tests, or a benchmark, in the repository.
 //!
-//! - **No token that has expired.** A token is handed out until shortly before its end, 10 s for OS's, and no longer. If none can be had, the
-//!   request is not sent, and the error says why.
-//! - **No wait that can be avoided.** A token is renewed in the background after 75 to 85 % of its life; nobody waits while it
-//!   can still be used.
-//! - **No token too many.** One request to the token endpoint at a time, however many callers wait: 10,000 callers without a
-//!   token cost one.
-//! - **An endpoint that is down takes nobody down.** The token that there is serves to its end, attempts back off, and no
-//!   answer whatever stops the next attempt.
-//! - **A revoked token is replaced, once.** A 401 that is about the token gets the request repeated with the next one; a 401 that
-//!   is not costs nothing.
-//! - **No secret where it does not belong.** The token goes to `https://api.os.uk` and to origins that you name, compared as parsed, over
-//!   https or within the machine. No
-//!   `Debug`, error or log line shows a key, a secret, a token or an answer.
+//! - **No token that has expired.** A token is handed out until shortly before its end, 10 s for OS's, and no longer.
+//!   If none can be had, the request is not sent, and the error says why.
+//! - **No wait that can be avoided.** A token is renewed in the background after 75 to 85 % of its life; nobody waits
+//!   while it can still be used.
+//! - **No token too many.** One request to the token endpoint at a time, however many callers wait: 10,000 callers
+//!   without a token cost one.
+//! - **An endpoint that is down takes nobody down.** The token that there is serves to its end, attempts back off, and
+//!   no answer whatever stops the next attempt.
+//! - **A revoked token is replaced, once.** A 401 that is about the token gets the request repeated with the next one;
+//!   a 401 that is not costs nothing.
+//! - **No secret where it does not belong.** The token goes to `https://api.os.uk` and to origins that you name,
+//!   compared as parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token
+//!   or an answer.
 //!
 //! # The pieces
 //!
@@ -80,8 +80,8 @@
 //!
 //! # Layer order
 //!
-//! Tracing, then retry, then [`BearerAuth`], then the client. Each retry then has a token of its own time, and a trace shows
-//! one request however often it was repeated:
+//! Tracing, then retry, then [`BearerAuth`], then the client. Each retry then has a token of its own time, and a trace
+//! shows one request however often it was repeated:
 //!
 //! ```no_run
 //! # use osdatahub_auth::{BearerAuth, TokenManager};
@@ -106,8 +106,9 @@
 //!
 //! None is on by default, and none changes what the others do.
 //!
-//! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. If your own `reqwest` has TLS already, as by default,
-//!   you need neither. Without any, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says so.
+//! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. If your own `reqwest` has TLS already, as by
+//!   default, you need neither. Without any, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says
+//!   so.
 //! - `test-util`: `FakeDataHub`.
 //!
 //! # Limits

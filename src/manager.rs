@@ -83,7 +83,8 @@ impl TokenManager {
     /// A manager for OS's own token endpoint, with all defaults.
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) if the HTTP client cannot be built: above all, if no TLS is compiled in.
+    /// [`Configuration`](ErrorKind::Configuration) if the HTTP client cannot be built: above all, if no TLS is compiled
+    /// in.
     pub fn new(credentials: impl CredentialsProvider) -> Result<Self, Error> {
         Self::builder(TokenEndpoint::builder(credentials).build()?).build()
     }
@@ -118,7 +119,8 @@ impl TokenManager {
     /// help. A token with less left is renewed first, by the same one refresh as ever.
     ///
     /// # Errors
-    /// As [`token`](Self::token), also while the present token could still serve for less long: ask `token` for that one.
+    /// As [`token`](Self::token), also while the present token could still serve for less long: ask `token` for that
+    /// one.
     ///
     /// # Panics
     /// As [`token`](Self::token).
@@ -151,8 +153,8 @@ impl TokenManager {
         self.inner.read().status(Moment::now())
     }
 
-    /// Refreshes without traffic, until the guard is dropped or the manager's last clone is: the first request of a quiet
-    /// hour then finds a token. Without it a token is renewed when somebody asks for one.
+    /// Refreshes without traffic, until the guard is dropped or the manager's last clone is: the first request of a
+    /// quiet hour then finds a token. Without it a token is renewed when somebody asks for one.
     ///
     /// Runs on the current tokio runtime.
     ///

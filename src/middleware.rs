@@ -33,9 +33,10 @@ use crate::{
 ///
 /// # Which requests
 ///
-/// Those to `https://api.os.uk` and to what [`with_origin`](Self::with_origin) adds, compared as parsed scheme, host and
-/// port. Any other request passes through untouched; so does one that has an `Authorization` header already or carries
-/// [`NoAuth`]. If no token can be had the request is not sent, and [`Error::find_in`] finds the reason in the chain's error.
+/// Those to `https://api.os.uk` and to what [`with_origin`](Self::with_origin) adds, compared as parsed scheme, host
+/// and port. Any other request passes through untouched; so does one that has an `Authorization` header already or
+/// carries [`NoAuth`]. If no token can be had the request is not sent, and [`Error::find_in`] finds the reason in the
+/// chain's error.
 ///
 /// # What a 401 does
 ///
@@ -46,7 +47,8 @@ use crate::{
 /// | nothing that can be understood | is replaced, and serves until then | is repeated once with the next one |
 ///
 /// It is not repeated if its body is a stream, if the token is new (see [`TokenManager::reject`]), or if no other token
-/// can be had: then it gets its 401. A 403 or a 429 never costs a token, nor does a 401 from the other end of a redirect.
+/// can be had: then it gets its 401. A 403 or a 429 never costs a token, nor does a 401 from the other end of a
+/// redirect.
 ///
 /// # Where in the chain
 ///
@@ -54,8 +56,8 @@ use crate::{
 /// its time, and a trace shows one request however often it was repeated. `reqwest`'s own timeouts do not include the
 /// wait for a token; put `tokio::time::timeout` round the whole if that matters.
 ///
-/// One chain serves one project: of two `BearerAuth` the first wins, as the second finds an `Authorization`. For several
-/// projects wrap clones of one `reqwest::Client`, which share its connections.
+/// One chain serves one project: of two `BearerAuth` the first wins, as the second finds an `Authorization`. For
+/// several projects wrap clones of one `reqwest::Client`, which share its connections.
 #[derive(Debug, Clone)]
 pub struct BearerAuth {
     tokens: TokenManager,
@@ -89,11 +91,12 @@ impl BearerAuth {
 
     /// Lets one more origin see the token: a gateway in front of OS, a fake on loopback.
     ///
-    /// For plain http on loopback build the client with `no_proxy()`: through a proxy the token would leave the machine.
+    /// For plain http on loopback build the client with `no_proxy()`: through a proxy the token would leave the
+    /// machine.
     ///
     /// # Errors
-    /// [`Configuration`](crate::ErrorKind::Configuration) if it is plain http and not loopback, or has a path, a query or
-    /// user info, or is no origin that can be compared.
+    /// [`Configuration`](crate::ErrorKind::Configuration) if it is plain http and not loopback, or has a path, a query
+    /// or user info, or is no origin that can be compared.
     #[expect(
         clippy::needless_pass_by_value,
         reason = "an origin is handed over, and a Url made for it"
@@ -105,7 +108,8 @@ impl BearerAuth {
 
     /// Whether a request that was refused because of its token is repeated with the next one. Defaults to `true`.
     ///
-    /// Repeating needs a copy of each request's head. Without it the token is still replaced, and the caller gets the 401.
+    /// Repeating needs a copy of each request's head. Without it the token is still replaced, and the caller gets the
+    /// 401.
     #[must_use]
     pub fn replay_rejected(mut self, replay: bool) -> Self {
         self.replay_rejected = replay;

@@ -2,8 +2,8 @@
 
 use std::time::{Duration, SystemTime};
 
-/// No time that a server or a setting names counts for more: neither a token's life nor a wait. Keeps every sum of times
-/// from overflowing.
+/// No time that a server or a setting names counts for more: neither a token's life nor a wait. Keeps every sum of
+/// times from overflowing.
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// A fetch is given up after this long, so that a source that hangs cannot stop the next attempt.
@@ -75,7 +75,8 @@ pub(crate) struct Failure {
     pub(crate) retry_after: Option<Duration>,
 }
 
-/// How long to wait after a failure. `life` is that of the last token, if there ever was one, and `random` lies in [0, 1).
+/// How long to wait after a failure. `life` is that of the last token, if there ever was one, and `random` lies in [0,
+/// 1).
 pub(crate) fn backoff(failure: Failure, life: Option<Duration>, random: f64) -> Duration {
     let wait = if failure.transient {
         let cap = life.map_or(BACKOFF_CAP_UNKNOWN_LIFE, |life| {
@@ -105,7 +106,8 @@ pub(crate) fn next_rejection_wait(wait: Duration) -> Duration {
     wait.saturating_mul(2).min(LONGEST_REJECTION_WAIT)
 }
 
-/// Reads a `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date, which counts from the answer's own `Date`.
+/// Reads a `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date, which counts from the answer's own
+/// `Date`.
 pub(crate) fn parse_retry_after(value: &str, date: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {

@@ -42,7 +42,8 @@ impl AccessToken {
         }
         let mut header = HeaderValue::try_from(format!("{SCHEME}{token}")).map_err(|_| malformed())?;
         header.set_sensitive(true);
-        // The first clone of a header value allocates the count that later clones share: do it here, not on the hot path.
+        // The first clone of a header value allocates the count that later clones share: do it here, not on the hot
+        // path.
         let header = header.clone();
         Ok(Self(Arc::new(Token {
             header,

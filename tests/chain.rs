@@ -1,4 +1,5 @@
-//! The documented order, tracing → retry → BearerAuth → client, with the crates that people use for it. Over real sockets.
+//! The documented order, tracing → retry → BearerAuth → client, with the crates that people use for it. Over real
+//! sockets.
 
 use std::time::Duration;
 

@@ -1,5 +1,5 @@
-//! One refresh in flight, and nothing that happens to a caller, a runtime or a source can stop the next: in paused time,
-//! or on runtimes of their own, with a source inside the process.
+//! One refresh in flight, and nothing that happens to a caller, a runtime or a source can stop the next: in paused
+//! time, or on runtimes of their own, with a source inside the process.
 
 mod common;
 

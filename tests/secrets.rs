@@ -1,4 +1,5 @@
-//! No secret in any log line, span, `Debug` or `Display`, whatever happens. One test, as it listens to the whole process.
+//! No secret in any log line, span, `Debug` or `Display`, whatever happens. One test, as it listens to the whole
+//! process.
 
 use std::{
     fmt::Debug,

@@ -1,6 +1,6 @@
-//! Thousands of hours in the life of a manager, each seed another story: fetches that fail, hang, panic and bring tokens of
-//! every life; callers that come, wait, give up; tokens revoked early; clocks that jump; runtimes that end. In paused time,
-//! with a source inside the process. What must hold is checked at every step.
+//! Thousands of hours in the life of a manager, each seed another story: fetches that fail, hang, panic and bring
+//! tokens of every life; callers that come, wait, give up; tokens revoked early; clocks that jump; runtimes that end.
+//! In paused time, with a source inside the process. What must hold is checked at every step.
 //!
 //! `SIMULATION_SEEDS=1000000 cargo nextest run --release --test simulation` runs longer than usual, and
 //! `SIMULATION_SEED=17` one story alone.

@@ -1,5 +1,5 @@
-//! With `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET` set, this asks the Ordnance Survey (OS) for places called Bath.
-//! With neither, it shows 25 s in the life of a service, against a fake Data Hub whose tokens live for 8 s.
+//! With `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET` set, this asks the Ordnance Survey (OS) for places called
+//! Bath. With neither, it shows 25 s in the life of a service, against a fake Data Hub whose tokens live for 8 s.
 
 mod service;
 

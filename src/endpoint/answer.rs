@@ -66,7 +66,8 @@ pub(super) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Erro
     })
 }
 
-/// How old the token was when the server sent it, by the server's own clock. A caching proxy may have kept it for a while.
+/// How old the token was when the server sent it, by the server's own clock. A caching proxy may have kept it for a
+/// while.
 fn age(issued_at: &serde_json::Value, date: Option<SystemTime>) -> Option<Duration> {
     let issued_at = match issued_at {
         serde_json::Value::Number(number) => number.as_u64()?,

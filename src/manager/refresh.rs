@@ -114,8 +114,8 @@ impl Drop for Baton {
     }
 }
 
-/// One event for each outcome. Of failures only the first, and then every doubling, is louder than DEBUG, so that an outage
-/// does not flood a log.
+/// One event for each outcome. Of failures only the first, and then every doubling, is louder than DEBUG, so that an
+/// outage does not flood a log.
 fn report(settled: &Settled) {
     match settled {
         Settled::Adopted { after_failures: 0 } => debug!("token refreshed"),

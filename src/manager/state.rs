@@ -1,4 +1,5 @@
-//! The life of a token: who may use it, who refreshes it, who waits, who gives up. Pure: it takes `now` and does no I/O.
+//! The life of a token: who may use it, who refreshes it, who waits, who gives up. Pure: it takes `now` and does no
+//! I/O.
 
 use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
@@ -19,7 +20,8 @@ pub(crate) enum Need<'a> {
 }
 
 impl Need<'_> {
-    /// What a refresh could not meet the next one could not either: nothing lasts longer than a token that is just there.
+    /// What a refresh could not meet the next one could not either: nothing lasts longer than a token that is just
+    /// there.
     pub(crate) fn after_a_refresh(self) -> Self {
         match self {
             Self::Lasting(_) => Self::Usable,
@@ -265,8 +267,8 @@ impl State {
 
     /// The attempt that is under way, unless it is lost, on a runtime that nobody drives any more.
     ///
-    /// The first time that it is found overdue it gets a last chance: a process that was stopped for a while finds every
-    /// attempt overdue, and its task has its turn a moment later.
+    /// The first time that it is found overdue it gets a last chance: a process that was stopped for a while finds
+    /// every attempt overdue, and its task has its turn a moment later.
     fn under_way(&mut self, now: Instant) -> Option<Attempt> {
         let attempt = self.attempt.as_mut()?;
         if now >= attempt.lost_at {

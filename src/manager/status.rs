@@ -4,7 +4,8 @@ use std::time::Duration;
 
 use crate::ErrorKind;
 
-/// A [`TokenManager`](crate::TokenManager) at one moment, for health checks and dashboards. Taking it asks nobody for anything.
+/// A [`TokenManager`](crate::TokenManager) at one moment, for health checks and dashboards. Taking it asks nobody for
+/// anything.
 #[derive(Debug, Clone, PartialEq, Eq)]
 #[non_exhaustive]
 pub struct TokenStatus {

@@ -1,5 +1,5 @@
-//! Every order in which callers, tasks and time can come at the state, to a depth that takes seconds: whoever is elected,
-//! cancelled, cut off or overtaken, there is one fetch at a time, and nobody waits for one that nobody makes.
+//! Every order in which callers, tasks and time can come at the state, to a depth that takes seconds: whoever is
+//! elected, cancelled, cut off or overtaken, there is one fetch at a time, and nobody waits for one that nobody makes.
 
 use super::*;
 
