@@ -43,7 +43,7 @@ impl TokenManagerBuilder {
     /// The manager. It fetches nothing until somebody asks for a token or [keeps it warm](TokenManager::keep_warm).
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) if `refresh_at` is outside (0, 0.9] or runs backwards, or if
+    /// [`Configuration`](crate::ErrorKind::Configuration) if `refresh_at` is outside (0, 0.9] or runs backwards, or if
     /// `acquire_timeout` is zero.
     pub fn build(self) -> Result<TokenManager, Error> {
         let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
