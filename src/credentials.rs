@@ -27,6 +27,23 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 ///
 /// Implement it to read them from a secret store. What it returns is used for one request and not kept,
 /// so a rotated secret is picked up by the next refresh, without a restart.
+///
+/// ```
+/// use osdatahub_auth::{CredentialsProvider, Error, ErrorKind, ProjectCredentials};
+///
+/// struct Vault;
+///
+/// # impl Vault { async fn read(&self, _: &str) -> Result<String, std::io::Error> { Ok("x".into()) } }
+/// #[async_trait::async_trait]
+/// impl CredentialsProvider for Vault {
+///     async fn credentials(&self) -> Result<ProjectCredentials, Error> {
+///         let sealed = |error| Error::new(ErrorKind::Unavailable, error);
+///         let key = self.read("os/key").await.map_err(sealed)?;
+///         let secret = self.read("os/secret").await.map_err(sealed)?;
+///         ProjectCredentials::new(key, secret)
+///     }
+/// }
+/// ```
 #[async_trait]
 pub trait CredentialsProvider: Send + Sync + 'static {
     /// The key and secret to use for the refresh that is just starting.

@@ -5,8 +5,8 @@ use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration}
 /// Why no access token could be had.
 ///
 /// Opaque and cheap to clone, because everybody who waits for the same refresh gets the same error.
-/// It never contains a secret, a token or the body of an answer. `Display` says what happened and what to do;
-/// what lies beneath it is in [`source`](StdError::source).
+/// It never contains a secret, a token or the body of an answer. `{}` says what happened and what to do; `{:#}` adds
+/// the causes, which are in [`source`](StdError::source).
 ///
 /// Behind a `reqwest-middleware` chain, [`Error::find_in`] finds it.
 #[derive(Clone)]
@@ -47,7 +47,7 @@ impl ErrorKind {
         }
     }
 
-    fn message(self) -> &'static str {
+    fn describe(self) -> &'static str {
         match self {
             Self::Configuration => "the access token's source is not set up correctly",
             Self::CredentialsRejected => "the Project API Key and Secret were rejected: check or replace them",
@@ -60,6 +60,12 @@ impl ErrorKind {
     }
 }
 
+impl fmt::Display for ErrorKind {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.write_str(self.describe())
+    }
+}
+
 impl Error {
     /// A failure of a user's own [`TokenSource`](crate::TokenSource) or
     /// [`CredentialsProvider`](crate::CredentialsProvider).
@@ -67,7 +73,7 @@ impl Error {
     /// The kind decides how soon the manager tries again (see [`is_transient`](Self::is_transient)). The source is
     /// shown to whoever logs the error: keep secrets out of it.
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
-        Self::with_message(kind, kind.message()).caused_by(source)
+        Self::with_message(kind, kind.describe()).caused_by(source)
     }
 
     pub(crate) fn with_message(kind: ErrorKind, message: impl Into<Cow<'static, str>>) -> Self {
@@ -121,6 +127,10 @@ impl Error {
         self.retry_after
     }
 
+    fn causes(&self) -> impl Iterator<Item = &(dyn StdError + 'static)> {
+        std::iter::successors(self.source(), |&error| error.source())
+    }
+
     /// The first `Error` of this crate in a chain of sources, `error` itself included.
     ///
     /// It finds the reason why a `reqwest-middleware` chain sent no request, also behind `reqwest-retry`.
@@ -137,9 +147,16 @@ impl Error {
     }
 }
 
+/// `{}` says what happened and what to do; `{:#}` adds the causes, each after a colon.
 impl fmt::Display for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.write_str(&self.message)
+        f.write_str(&self.message)?;
+        if f.alternate() {
+            for cause in self.causes() {
+                write!(f, ": {cause}")?;
+            }
+        }
+        Ok(())
     }
 }
 
@@ -158,9 +175,7 @@ impl StdError for Error {
 )]
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        let causes: Vec<_> = std::iter::successors(self.source(), |&error| error.source())
-            .map(ToString::to_string)
-            .collect();
+        let causes: Vec<_> = self.causes().map(ToString::to_string).collect();
         f.debug_struct("Error")
             .field("kind", &self.kind)
             .field("message", &self.message)
@@ -212,6 +227,7 @@ mod tests {
             assert!(!shown.ends_with('.'), "{shown}");
             assert!(!shown.contains("the cause"), "{shown}");
             assert_eq!(error.source().unwrap().to_string(), "the cause");
+            assert_eq!(format!("{error:#}"), format!("{kind}: the cause"));
         }
     }
 

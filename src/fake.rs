@@ -21,7 +21,7 @@ use tokio::{
 use url::Url;
 
 pub use self::message::{FakeAnswer, ReceivedRequest};
-use self::state::{Route, State, random_credentials};
+use self::state::{Route, State, with_basic};
 use crate::ProjectCredentials;
 
 const TOKEN_PATH: &str = "/oauth2/token/v1";
@@ -97,14 +97,17 @@ impl FakeDataHub {
         self.state().credentials.clone()
     }
 
-    /// Regenerates the project's key and secret, as on the Data Hub, and returns the new ones.
+    /// Regenerates the project's key and secret, as on the Data Hub, to these.
     ///
-    /// The old ones are refused at once; the tokens that they bought go on working.
-    #[expect(clippy::must_use_candidate, reason = "refusing the old pair is a use of its own")]
-    pub fn replace_credentials(&self) -> ProjectCredentials {
+    /// The old ones are refused at once; the tokens that they bought go on working. Defaults to random ones.
+    ///
+    /// # Panics
+    /// If [`ProjectCredentials::new`] refuses them.
+    pub fn set_credentials(&self, key: &str, secret: &str) {
+        let (credentials, basic) = with_basic(key, secret);
         let mut state = self.state();
-        (state.credentials, state.basic) = random_credentials();
-        state.credentials.clone()
+        state.credentials = credentials;
+        state.basic = basic;
     }
 
     /// Where the hub is: `http://127.0.0.1:PORT/`.
@@ -178,6 +181,10 @@ impl FakeDataHub {
     }
 
     /// Makes every token issued so far invalid.
+    ///
+    /// A manager does not replace a token because of a 401 that it has had for less than 5 s, or a quarter of its life
+    /// if that is less (see [`TokenManager::reject`](crate::TokenManager::reject)). In a test set a life of 2 s, say,
+    /// and revoke when the token is older than half a second.
     pub fn revoke_all(&self) {
         self.state().tokens.clear();
     }

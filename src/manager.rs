@@ -147,14 +147,26 @@ impl TokenManager {
         self.refuse(token, Refusal::Rejected);
     }
 
-    /// How the token is, for health checks.
+    /// How the token is, for health checks. Asks nobody for anything.
     #[must_use]
     pub fn status(&self) -> TokenStatus {
         self.inner.read().status(Moment::now())
     }
 
-    /// Refreshes without traffic, until the guard is dropped or the manager's last clone is: the first request of a
-    /// quiet hour then finds a token. Without it a token is renewed when somebody asks for one.
+    /// Fetches and refreshes without traffic, until the guard is dropped or the manager's last clone is: the first
+    /// request of a quiet hour then finds a token. Without it a token is renewed when somebody asks for one.
+    ///
+    /// A readiness probe that asks [`status`](Self::status) needs it, since a service that is not ready has no traffic:
+    ///
+    /// ```
+    /// # use osdatahub_auth::{TokenManager, TokenState};
+    /// # fn service(tokens: &TokenManager) {
+    /// let _warm = tokens.keep_warm(); // kept for as long as the service runs
+    /// # }
+    /// fn is_ready(tokens: &TokenManager) -> bool {
+    ///     matches!(tokens.status().state, TokenState::Fresh | TokenState::Stale)
+    /// }
+    /// ```
     ///
     /// Runs on the current tokio runtime.
     ///

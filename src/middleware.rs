@@ -7,6 +7,7 @@ use std::pin::Pin;
 use http::{Extensions, StatusCode, header};
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{Middleware, Next, Result};
+use tracing::debug;
 
 use self::peek::peek;
 use crate::{
@@ -134,9 +135,18 @@ impl BearerAuth {
         let refusal = match verdict {
             Verdict::AboutToken => Refusal::Rejected,
             Verdict::Unclear => Refusal::Unclear,
-            Verdict::NotAboutToken => return (response, None),
+            Verdict::NotAboutToken => {
+                debug!("a 401 that is not about the access token: is the API in the project?");
+                return (response, None);
+            }
         };
-        let repeat = self.tokens.refuse(token, refusal) && repeatable;
+        let another_helps = self.tokens.refuse(token, refusal);
+        if another_helps {
+            debug!(?refusal, "a 401 for an access token, which is replaced");
+        } else {
+            debug!(?refusal, "a 401 for an access token that is too new to be replaced");
+        }
+        let repeat = another_helps && repeatable;
         let next = if repeat {
             self.tokens.other_than(token).await.ok()
         } else {

@@ -32,14 +32,14 @@ impl Scope {
 
     pub(crate) fn add(&mut self, origin: &Url) -> Result<(), Error> {
         let invalid = |why| Err(Error::configuration(format!("the origin of with_origin {why}")));
+        if !may_carry_secrets(origin) {
+            return invalid("has to be https, or http to a loopback address");
+        }
         if !origin.username().is_empty() || origin.password().is_some() {
             return invalid("must not carry user info");
         }
         if origin.path() != "/" || origin.query().is_some() || origin.fragment().is_some() {
             return invalid("must be scheme, host and port alone, without a path or a query");
-        }
-        if !may_carry_secrets(origin) {
-            return invalid("has to be https, or http to a loopback address");
         }
         match Origin::of(origin) {
             Some(origin) => self.origins.push(origin),

@@ -27,7 +27,7 @@ struct Token {
 impl AccessToken {
     /// A token whose life counts from now. For a user's own [`TokenSource`](crate::TokenSource).
     ///
-    /// A life of more than a day counts as a day.
+    /// A life of more than a day counts as a day. A life of zero makes a token that a manager takes for expired.
     ///
     /// # Errors
     /// [`MalformedResponse`](ErrorKind::MalformedResponse) if the token is empty or has anything but visible ASCII in
@@ -105,7 +105,7 @@ impl AccessToken {
 fn malformed() -> Error {
     Error::with_message(
         ErrorKind::MalformedResponse,
-        "the access token is empty or has characters that no token can have",
+        "the access token is empty or has more than visible ASCII in it, such as a space",
     )
 }
 

@@ -96,6 +96,9 @@ async fn demonstrate() -> Result<(), Failure> {
         .with(BearerAuth::new(tokens.clone()).with_origin(hub.origin())?)
         .build();
 
+    println!(
+        "No credentials are set, so this is a fake Data Hub whose tokens live for 8 s. POSTs are token requests.\n"
+    );
     let mut service = Service::new(&hub, tokens, client);
     let played = time::timeout(Duration::from_secs(60), play(&mut service)).await;
     service.print_table();

@@ -45,7 +45,7 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new() -> Self {
-        let (credentials, basic) = random_credentials();
+        let (credentials, basic) = with_basic(&random_alphanumerics(32), &random_alphanumerics(16));
         Self {
             credentials,
             basic,
@@ -222,13 +222,12 @@ fn path_json(path: &str) -> String {
     format!(r#"{{"path":"{path}"}}"#)
 }
 
-/// New credentials, and what HTTP Basic carries for them (RFC 7617).
-pub(super) fn random_credentials() -> (ProjectCredentials, String) {
-    let (key, secret) = (random_alphanumerics(32), random_alphanumerics(16));
-    let basic = STANDARD.encode(format!("{key}:{secret}"));
-    #[expect(clippy::expect_used, reason = "only colons and control characters are refused")]
-    let credentials = ProjectCredentials::new(key, secret).expect("alphanumerics are credentials");
-    (credentials, basic)
+/// Credentials, and what HTTP Basic carries for them (RFC 7617).
+pub(super) fn with_basic(key: &str, secret: &str) -> (ProjectCredentials, String) {
+    match ProjectCredentials::new(key, secret) {
+        Ok(credentials) => (credentials, STANDARD.encode(format!("{key}:{secret}"))),
+        Err(error) => panic!("{error}"),
+    }
 }
 
 fn random_alphanumerics(length: usize) -> String {

@@ -21,7 +21,7 @@ const LONGEST_SLEEP: Duration = Duration::from_secs(10);
 ///
 /// See [`TokenManager::keep_warm`](crate::TokenManager::keep_warm).
 #[derive(Debug)]
-#[must_use = "the token is kept warm until this guard is dropped"]
+#[must_use = "the token is kept warm until this guard is dropped, which `let _ =` does at once: name it `_warm`, say"]
 pub struct KeepWarm {
     task: AbortHandle,
 }

@@ -209,13 +209,13 @@ impl World {
             }
             Some(Settled::Failed { error, .. }) => {
                 self.not_before = Some(now + Duration::from_millis(500));
-                self.wake(task.attempt.id, Some(error))
+                self.wake(task.attempt.id, Some(&error))
             }
         }
     }
 
     /// Those who waited for this attempt get its error, or look again.
-    fn wake(&mut self, attempt: u64, error: Option<Error>) -> Result<(), String> {
+    fn wake(&mut self, attempt: u64, error: Option<&Error>) -> Result<(), String> {
         for caller in 0..CALLERS {
             if let Some((_, until)) = self.waiting[caller].filter(|(waited, _)| waited.id <= attempt) {
                 self.waiting[caller] = None;
