@@ -1,6 +1,6 @@
 //! OS's token endpoint: one POST, and what came of it.
 
-mod answer;
+pub(crate) mod answer;
 
 use std::{
     fmt,

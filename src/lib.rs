@@ -130,6 +130,9 @@ mod error;
 #[cfg(feature = "test-util")]
 mod fake;
 mod fault;
+#[cfg(fuzzing)]
+#[doc(hidden)]
+pub mod fuzzing;
 mod manager;
 mod middleware;
 mod rejection;

@@ -132,6 +132,7 @@ async fn an_impossible_expires_in_is_malformed() {
         "{}",
         r#"["299"]"#,
         "1e400",
+        "9520e-111",
     ] {
         let body = format!(r#"{{"access_token":"t","expires_in":{bad},"token_type":"Bearer"}}"#);
         assert_malformed(life(&body).await, &body);

@@ -11,9 +11,9 @@ use crate::{Error, ErrorKind, fault, schedule};
 const LIFE_WHEN_ABSENT: Duration = Duration::from_secs(240);
 
 /// A token and what is left of its life, counted from when the request left.
-pub(super) struct Grant {
-    pub(super) access_token: String,
-    pub(super) life: Duration,
+pub(crate) struct Grant {
+    pub(crate) access_token: String,
+    pub(crate) life: Duration,
 }
 
 /// RFC 6749, section 5.1, as OS has it: numbers may be strings. Fields that we don't know are ignored.
@@ -29,7 +29,7 @@ struct Success {
 }
 
 /// Reads the body of a 2xx answer. `date` is its `Date` header.
-pub(super) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Error> {
+pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Error> {
     // serde's own message would quote the answer.
     let answer: Success = serde_json::from_slice(body).map_err(|_| no_token())?;
     if let Some(token_type) = answer.token_type
@@ -40,19 +40,10 @@ pub(super) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Erro
         return Err(malformed("the token endpoint sent a token of another type than Bearer"));
     }
     let expires_in = match answer.expires_in {
-        Some(seconds) if seconds.is_finite() && seconds > 0.0 => {
-            Duration::try_from_secs_f64(seconds).map_or(schedule::DAY, schedule::clamp_life)
-        }
-        Some(_) => {
-            return Err(malformed(
-                "the token endpoint sent a token with an impossible expires_in",
-            ));
-        }
+        Some(seconds) => lifetime(seconds)
+            .ok_or_else(|| malformed("the token endpoint sent a token with an impossible expires_in"))?,
         None => {
-            tracing::warn!(
-                life = ?LIFE_WHEN_ABSENT,
-                "the token endpoint did not say how long its token lives"
-            );
+            tracing::warn!(life = ?LIFE_WHEN_ABSENT, "the token endpoint did not say how long its token lives");
             LIFE_WHEN_ABSENT
         }
     };
@@ -64,6 +55,14 @@ pub(super) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Erro
         access_token: answer.access_token,
         life: left.unwrap_or(expires_in),
     })
+}
+
+/// Seconds as a server may send them: none, fewer than none, no number, or more than there will ever be.
+fn lifetime(seconds: f64) -> Option<Duration> {
+    let possible = seconds.is_finite() && seconds > 0.0;
+    // Too long for a duration is a day, as any life of more than a day is.
+    let life = Duration::try_from_secs_f64(seconds).unwrap_or(schedule::DAY);
+    (possible && !life.is_zero()).then(|| schedule::clamp_life(life))
 }
 
 /// How old the token was when the server sent it, by the server's own clock. A caching proxy may have kept it for a
@@ -89,12 +88,12 @@ fn number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
 }
 
 /// Whether the body is worth reading: for the token, or because the status alone does not tell what is wrong.
-pub(super) fn says_more_than_its_status(status: StatusCode) -> bool {
+pub(crate) fn says_more_than_its_status(status: StatusCode) -> bool {
     status.is_success() || status == StatusCode::BAD_REQUEST
 }
 
 /// Classifies an answer that is not 2xx.
-pub(super) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
+pub(crate) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
     let (kind, what) = match status.as_u16() {
         401 => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
         400 if names_invalid_client(body) => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
@@ -130,7 +129,7 @@ fn names_invalid_client(body: &[u8]) -> bool {
 }
 
 /// A 2xx answer that goes on beyond any token's length.
-pub(super) fn too_long() -> Error {
+pub(crate) fn too_long() -> Error {
     malformed("the token endpoint sent more than 64 KiB, which is no token")
 }
 
