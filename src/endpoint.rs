@@ -34,7 +34,7 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 
 /// The token endpoint of the OS Data Hub: a [`TokenSource`] that makes one `POST /oauth2/token/v1` for each fetch.
 ///
-/// It keeps nothing: no token, no credentials and no idle connection. Redirects are never followed, since a 307 would
+/// It caches nothing: no token, no credentials and no idle connection. Redirects are never followed, since a 307 would
 /// send key and secret on to wherever it points.
 pub struct TokenEndpoint {
     credentials: Arc<dyn CredentialsProvider>,

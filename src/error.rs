@@ -118,10 +118,10 @@ impl Error {
         self.kind.is_transient()
     }
 
-    /// How long until another attempt makes sense, counted from when the error was returned.
+    /// How long until another attempt makes sense, counted from the failure.
     ///
-    /// From a [`TokenManager`](crate::TokenManager): when its next attempt is due. From a
-    /// [`TokenEndpoint`](crate::TokenEndpoint) itself: the answer's `Retry-After` (RFC 9110, section 10.2.3).
+    /// From a [`TokenManager`](crate::TokenManager): when its next attempt is due; `None` while one is under way. From
+    /// a [`TokenEndpoint`](crate::TokenEndpoint) itself: the answer's `Retry-After` (RFC 9110, section 10.2.3).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after

@@ -28,7 +28,7 @@ pub use self::{
 };
 use crate::{AccessToken, CredentialsProvider, Error, ErrorKind, TokenEndpoint, TokenSource, clock::Moment};
 
-/// A caller whose attempts are cut off more often than this is itself on a runtime that is shutting down.
+/// A caller who led more attempts than this that were cut off is on a runtime that is shutting down.
 const MOST_CUT_OFF: u32 = 3;
 
 /// Owns a project's access token: hands it out, renews it in the background, and survives an endpoint that is down.
@@ -105,7 +105,8 @@ impl TokenManager {
     /// # Errors
     /// What the refresh failed with; its [`retry_after`](Error::retry_after) says when the next one is due.
     /// [`Timeout`](ErrorKind::Timeout) if nothing came within the `acquire_timeout`.
-    /// [`Configuration`](ErrorKind::Configuration) if there is no token and the caller is outside a tokio runtime.
+    /// [`Configuration`](ErrorKind::Configuration) if there is no token and the caller is outside a tokio runtime;
+    /// [`Unavailable`](ErrorKind::Unavailable) if the caller's runtime is shutting down.
     ///
     /// # Panics
     /// On a tokio runtime without a timer (`enable_time`), if it has to wait.
@@ -137,10 +138,10 @@ impl TokenManager {
     /// Says that the API refused this very token, so that nobody gets it again. [`BearerAuth`](crate::BearerAuth) does
     /// this by itself.
     ///
-    /// Nothing happens if the token has been replaced meanwhile, so a late 401 does no harm. Neither does it to a token
-    /// that we have had for less than 5 s (a quarter of its life if that is less): a new token that is refused tells of
-    /// another trouble than its age. While new tokens keep being refused that wait doubles, up to 60 s, so that a wall
-    /// of 401s costs no wall of token requests.
+    /// Nothing happens if the token has been replaced meanwhile, so a late 401 does no harm. A token that we have had
+    /// for less than 5 s (a quarter of its life if that is less) is not replaced either: if a new token is refused, its
+    /// age is not the cause. While new tokens keep being refused that wait doubles, up to 60 s, so that a wall of 401s
+    /// costs no wall of token requests; it falls back once twice the wait has passed without a refusal.
     ///
     /// Within a tokio runtime the refresh starts at once, otherwise with the next caller.
     pub fn reject(&self, token: &AccessToken) {
@@ -203,12 +204,12 @@ impl TokenManager {
         let mut cut_off = 0;
         loop {
             let place = self.inner.write().join(Moment::now(), need, deadline)?;
-            let attempt = match place {
+            let (attempt, leading) = match place {
                 Place::Served(token) => return Ok(token),
-                Place::Following(attempt) => attempt,
+                Place::Following(attempt) => (attempt, false),
                 Place::Leading(attempt) => {
                     refresh::spawn(&runtime, &self.inner, attempt);
-                    attempt
+                    (attempt, true)
                 }
             };
             let outcome = async {
@@ -222,7 +223,7 @@ impl TokenManager {
                 }
                 Ok(Outcome::Failed(error)) => Some(error),
                 Ok(Outcome::CutOff) => {
-                    cut_off += 1;
+                    cut_off += u32::from(leading);
                     (cut_off > MOST_CUT_OFF).then(shutting_down)
                 }
                 Err(_) => (Instant::now() >= deadline).then(|| self.inner.timed_out()),

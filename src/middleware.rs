@@ -48,8 +48,8 @@ use crate::{
 /// | nothing that can be understood | is replaced, and serves until then | is repeated once with the next one |
 ///
 /// It is not repeated if its body is a stream, if the token is new (see [`TokenManager::reject`]), or if no other token
-/// can be had: then it gets its 401. A 403 or a 429 never costs a token, nor does a 401 from the other end of a
-/// redirect.
+/// can be had: then it gets its 401. A 403 or a 429 never costs a token, nor does a 401 from another origin, at
+/// the end of a redirect.
 ///
 /// # Where in the chain
 ///

@@ -57,22 +57,24 @@ async fn every_retry_carries_a_token() {
 }
 
 #[tokio::test]
-async fn the_reason_is_found_behind_the_wrappers_of_the_retry_layer() {
-    for strategy in [false, true] {
-        let (hub, client) = if strategy {
-            chain(AlsoWithoutToken).await
-        } else {
-            chain(DefaultRetryableStrategy).await
-        };
-        hub.fail(FakeAnswer::new(401, ""));
-        let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
-        let reason = Error::find_in(&error).expect("ours is in the chain");
-        assert_eq!(reason.kind(), ErrorKind::CredentialsRejected);
-        hub.fail(FakeAnswer::new(503, ""));
-        let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
-        assert!(Error::find_in(&error).is_some());
-        assert_eq!(hub.api_requests(), 0);
-    }
+async fn the_reason_is_found_behind_the_retry_layer_that_did_not_retry() {
+    let (hub, client) = chain(DefaultRetryableStrategy).await;
+    hub.fail(FakeAnswer::new(401, ""));
+    let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
+    let reason = Error::find_in(&error).expect("ours is in the chain");
+    assert_eq!(reason.kind(), ErrorKind::CredentialsRejected);
+    assert_eq!(hub.api_requests(), 0);
+}
+
+#[tokio::test]
+async fn the_reason_is_found_behind_the_retry_layer_that_gave_up() {
+    let (hub, client) = chain(AlsoWithoutToken).await;
+    hub.fail(FakeAnswer::new(503, ""));
+    let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
+    assert!(error.to_string().contains("3 retries"), "{error}");
+    let reason = Error::find_in(&error).expect("ours is in the chain");
+    assert_eq!(reason.kind(), ErrorKind::Unavailable);
+    assert_eq!(hub.api_requests(), 0);
 }
 
 #[tokio::test]

@@ -3,17 +3,29 @@
 #[path = "common/raw.rs"]
 mod raw;
 
-use std::{sync::Arc, time::Duration};
+use std::{
+    sync::{
+        Arc,
+        atomic::{AtomicUsize, Ordering},
+    },
+    time::Duration,
+};
 
+use async_trait::async_trait;
 use bytes::Bytes;
+use http::Extensions;
 use http_body::Frame;
 use osdatahub_auth::{
     BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, NoAuth, TokenEndpoint, TokenManager, TokenState,
 };
 use raw::RawServer;
-use reqwest::{StatusCode, Url};
-use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
-use tokio::{io::AsyncWriteExt, time::sleep};
+use reqwest::{Request, Response, StatusCode, Url};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
+use tokio::{
+    io::AsyncWriteExt,
+    sync::{Semaphore, watch},
+    time::sleep,
+};
 
 const NAMES: &str = "/search/names/v1/find?query=Bath";
 const TILE: &str = "/maps/raster/v1/zxy/Road_3857/7/63/42.png";
@@ -154,23 +166,53 @@ async fn a_401_from_the_other_end_of_a_redirect_says_nothing_of_the_token() {
     assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (1, 1));
 }
 
+/// Under `BearerAuth`: holds every request back until the gate opens, and then lets some through at a time.
+struct Gate {
+    arrived: AtomicUsize,
+    open: watch::Receiver<bool>,
+    connections: Semaphore,
+}
+
+#[async_trait]
+impl Middleware for Gate {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        self.arrived.fetch_add(1, Ordering::Relaxed);
+        self.open.clone().wait_for(|open| *open).await.unwrap();
+        let _connection = self.connections.acquire().await.unwrap();
+        next.run(request, extensions).await
+    }
+}
+
 #[tokio::test]
-async fn a_revoked_token_is_replaced_once_and_a_thousand_requests_get_their_200() {
-    let it = Arc::new(Setup::new().await);
+async fn a_thousand_requests_in_flight_with_a_revoked_token_cost_one_post_and_get_their_200() {
+    let it = Setup::new().await;
+    let (open, gate) = watch::channel(false);
+    let gate = Arc::new(Gate {
+        arrived: AtomicUsize::new(0),
+        open: gate,
+        connections: Semaphore::new(100),
+    });
+    let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
+        .with(BearerAuth::new(it.tokens.clone()).with_origin(it.hub.origin()).unwrap())
+        .with_arc(gate.clone())
+        .build();
     it.old_enough().await;
-    it.hub.revoke_all();
-    let gate = Arc::new(tokio::sync::Semaphore::new(200));
     let requests: Vec<_> = (0..1_000)
-        .map(|i| {
-            let (it, gate) = (it.clone(), gate.clone());
-            tokio::spawn(async move {
-                let _turn = gate.acquire().await.unwrap();
-                it.get(if i % 2 == 0 { NAMES } else { TILE }).await
-            })
-        })
+        .map(|i| tokio::spawn(client.get(it.hub.url(if i % 2 == 0 { NAMES } else { TILE })).send()))
         .collect();
+    while gate.arrived.load(Ordering::Relaxed) < 1_000 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    it.hub.set_lifetime(Duration::from_secs(299));
+    it.hub.revoke_all();
+    open.send(true).unwrap();
     for request in requests {
-        assert_eq!(request.await.unwrap(), 200);
+        assert_eq!(request.await.unwrap().unwrap().status(), 200);
     }
     assert_eq!(
         it.hub.token_posts(),
@@ -247,7 +289,9 @@ async fn a_401_that_says_nothing_replaces_the_token_but_takes_it_from_nobody() {
             let it = it.clone();
             async move { it.get("/search/odd").await }
         });
-        sleep(Duration::from_millis(150)).await;
+        while it.hub.token_posts() < 2 {
+            sleep(Duration::from_millis(5)).await;
+        }
         let serving = it.tokens.current().expect("others go on with the old one");
         assert_eq!(serving.expose_secret(), old.expose_secret());
         assert_eq!(odd.await.unwrap(), 401);
@@ -274,6 +318,7 @@ async fn a_401_is_returned_if_no_other_token_can_be_had() {
 #[tokio::test]
 async fn a_token_that_we_have_just_had_is_not_replaced() {
     let it = Setup::new().await;
+    it.hub.set_lifetime(Duration::from_secs(299));
     it.tokens.token().await.unwrap();
     it.hub.revoke_all();
     for _ in 0..10 {
@@ -341,37 +386,44 @@ async fn a_stream_is_not_repeated_but_the_token_is_replaced() {
 
 #[tokio::test]
 async fn a_late_401_for_an_older_token_costs_no_post() {
-    let it = Arc::new(Setup::new().await);
+    let it = Setup::new().await;
     it.old_enough().await;
-    // This request leaves with the old token and is refused after it has been replaced.
-    let late = RawServer::start(|mut stream, request| async move {
-        let refused = request.contains("Bearer ") && !request.contains("x-second");
-        sleep(Duration::from_millis(500)).await;
-        let answer = if refused {
-            raw::http(
-                401,
-                "WWW-Authenticate: Bearer error=\"invalid_token\"\r\nConnection: close\r\n",
-                "",
-            )
-        } else {
-            raw::http(200, "Connection: close\r\n", "")
-        };
-        let _ = stream.write_all(&answer).await;
+    let old = it.tokens.current().unwrap();
+    // Refuses the old token, and so late that it has been replaced by then.
+    let refused = format!("Bearer {}", old.expose_secret());
+    let (answer_now, may_answer) = watch::channel(false);
+    let late = RawServer::start(move |mut stream, request| {
+        let (refused, mut may_answer) = (refused.clone(), may_answer.clone());
+        async move {
+            let answer = if request.contains(&refused) {
+                may_answer.wait_for(|now| *now).await.unwrap();
+                raw::http(
+                    401,
+                    "WWW-Authenticate: Bearer error=\"invalid_token\"\r\nConnection: close\r\n",
+                    "",
+                )
+            } else {
+                raw::http(200, "Connection: close\r\n", "")
+            };
+            let _ = stream.write_all(&answer).await;
+        }
     })
     .await;
     let auth = BearerAuth::new(it.tokens.clone()).with_origin(late.url("")).unwrap();
     let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
         .with(auth)
         .build();
-    let old = it.tokens.current().unwrap();
     let request = tokio::spawn(client.get(late.url("/")).send());
-    sleep(Duration::from_millis(100)).await;
+    while late.connections() == 0 {
+        sleep(Duration::from_millis(5)).await;
+    }
+    it.hub.set_lifetime(Duration::from_secs(299));
     it.tokens.reject(&old);
     it.tokens.token().await.unwrap();
-    assert_eq!(it.hub.token_posts(), 2);
-    request.await.unwrap().unwrap();
-    assert_eq!(late.connections(), 2, "repeated with the current token");
-    assert_eq!(it.hub.token_posts(), 2);
+    answer_now.send(true).unwrap();
+    let answer = request.await.unwrap().unwrap();
+    assert_eq!(answer.status(), 200, "repeated with the current token");
+    assert_eq!((late.connections(), it.hub.token_posts()), (2, 2));
 }
 
 /// Answers `401` with a body that comes in pieces and says nothing of the token until its end, if there.
@@ -397,10 +449,10 @@ async fn a_401_that_is_handed_on_is_what_the_server_sent() {
     let second = Duration::from_secs(1);
     for (pieces, within) in [
         // Beyond 16 KiB; slower than a second; both readable to the last byte.
-        (vec![(Duration::ZERO, Bytes::from(vec![b'x'; 300_000]))], second / 2),
+        (vec![(Duration::ZERO, Bytes::from(vec![b'x'; 300_000]))], second * 4),
         (
-            vec![(Duration::ZERO, Bytes::from("be")), (second * 2, Bytes::from("gin"))],
-            second * 3 / 2,
+            vec![(Duration::ZERO, Bytes::from("be")), (second * 6, Bytes::from("gin"))],
+            second * 4,
         ),
     ] {
         let it = Setup::new().await;

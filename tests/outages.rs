@@ -181,6 +181,23 @@ async fn between_attempts_a_caller_fails_at_once_if_the_next_one_comes_too_late_
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_status_says_when_the_next_attempt_is_whether_or_not_a_caller_waits_for_it() {
+    let source = Source::new(|_| Answer::failure(ErrorKind::Unavailable).after(secs(1)));
+    let tokens = source.manager();
+    let due = tokens.token().await.unwrap_err().retry_after();
+    assert_eq!(tokens.status().next_attempt, due);
+    let caller = tokio::spawn({
+        let tokens = tokens.clone();
+        async move { tokens.token().await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(tokens.status().next_attempt, due);
+    sleep(due.unwrap() + millis(1)).await;
+    assert_eq!(tokens.status().next_attempt, None, "under way");
+    caller.await.unwrap().unwrap_err();
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_caller_who_gives_up_is_told_why_nothing_came() {
     let source = Source::new(|n| match n {
         1 => Answer::failure(ErrorKind::RateLimited),

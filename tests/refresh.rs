@@ -6,7 +6,7 @@ mod common;
 use std::{
     pin::Pin,
     sync::{
-        Arc, Mutex,
+        Arc,
         atomic::{AtomicUsize, Ordering},
     },
     time::Duration,
@@ -136,6 +136,9 @@ fn a_refresh_whose_runtime_is_shut_down_is_taken_over_by_the_next_caller() {
         let tokens = tokens.clone();
         move || runtime().block_on(async { tokens.token().await })
     });
+    while source.count() == 0 {
+        std::thread::sleep(millis(5));
+    }
     std::thread::sleep(millis(50));
     first.shutdown_background();
     waiting.join().unwrap().unwrap();
@@ -341,23 +344,32 @@ async fn a_source_is_told_which_token_is_to_be_replaced() {
     assert_eq!(told, [None, named(&first), named(&second)]);
 }
 
-/// The greatest number of fetches that ran at once.
+/// Counts its fetches, and how many ran at once.
 #[derive(Default)]
 struct AtOnce {
-    running: Mutex<(usize, usize)>,
+    fetches: AtomicUsize,
+    running: AtomicUsize,
+    most: AtomicUsize,
+}
+
+/// Ends a fetch also when it is cut off.
+struct Running<'a>(&'a AtOnce);
+
+impl Drop for Running<'_> {
+    fn drop(&mut self) {
+        self.0.running.fetch_sub(1, Ordering::SeqCst);
+    }
 }
 
 #[async_trait]
 impl TokenSource for AtOnce {
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        {
-            let mut running = self.running.lock().unwrap();
-            running.0 += 1;
-            running.1 = running.1.max(running.0);
-        }
-        sleep(millis(2)).await;
-        self.running.lock().unwrap().0 -= 1;
-        AccessToken::new(format!("{:?}", Instant::now()).replace(' ', ""), millis(20))
+        let number = self.fetches.fetch_add(1, Ordering::SeqCst);
+        let running = 1 + self.running.fetch_add(1, Ordering::SeqCst);
+        self.most.fetch_max(running, Ordering::SeqCst);
+        let _running = Running(self);
+        sleep(millis(20)).await;
+        AccessToken::new(format!("token-{number}"), millis(300))
     }
 }
 
@@ -365,20 +377,27 @@ impl TokenSource for AtOnce {
 fn callers_on_many_threads_never_have_two_fetches_at_once() {
     let source = Arc::new(AtOnce::default());
     let tokens = TokenManager::builder(source.clone()).build().unwrap();
+    let end = std::time::Instant::now() + secs(4);
     let threads: Vec<_> = (0..8)
         .map(|_| {
             let tokens = tokens.clone();
             std::thread::spawn(move || {
-                runtime().block_on(async {
-                    for _ in 0..200 {
-                        let _ = timeout(millis(10), tokens.token()).await;
-                    }
-                });
+                while std::time::Instant::now() < end {
+                    // Runtimes that end in the middle of a fetch, and callers that give up.
+                    let job = Builder::new_current_thread().enable_all().build().unwrap();
+                    job.block_on(async {
+                        for _ in 0..5 {
+                            let _ = timeout(millis(10), tokens.token()).await;
+                            sleep(millis(3)).await;
+                        }
+                    });
+                }
             })
         })
         .collect();
     for thread in threads {
         thread.join().unwrap();
     }
-    assert_eq!(source.running.lock().unwrap().1, 1);
+    assert_eq!(source.most.load(Ordering::SeqCst), 1);
+    assert!(source.fetches.load(Ordering::SeqCst) >= 2, "it was put to the test");
 }

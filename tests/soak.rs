@@ -1,5 +1,5 @@
-//! Minutes of traffic over real sockets through a Data Hub that fails, stalls, revokes and resets at random. Not part of
-//! the usual run: `scripts/soak`.
+//! Minutes of traffic over real sockets through a Data Hub that fails, stalls, revokes and resets at random. Not part
+//! of the usual run: `scripts/soak`.
 
 use std::{
     sync::{

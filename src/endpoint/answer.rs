@@ -39,13 +39,12 @@ pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Erro
     {
         return Err(malformed("the token endpoint sent a token of another type than Bearer"));
     }
-    let expires_in = match answer.expires_in {
-        Some(seconds) => lifetime(seconds)
-            .ok_or_else(|| malformed("the token endpoint sent a token with an impossible expires_in"))?,
-        None => {
-            tracing::warn!(life = ?LIFE_WHEN_ABSENT, "the token endpoint did not say how long its token lives");
-            LIFE_WHEN_ABSENT
-        }
+    let expires_in = if let Some(seconds) = answer.expires_in {
+        let impossible = || malformed("the token endpoint sent a token with an impossible expires_in");
+        lifetime(seconds).ok_or_else(impossible)?
+    } else {
+        tracing::warn!(life = ?LIFE_WHEN_ABSENT, "the token endpoint did not say how long its token lives");
+        LIFE_WHEN_ABSENT
     };
     // An age beyond the life is a clock or a field gone wrong, not an answer that came too late.
     let left = age(&answer.issued_at, date)

@@ -224,10 +224,8 @@ fn path_json(path: &str) -> String {
 
 /// Credentials, and what HTTP Basic carries for them (RFC 7617).
 pub(super) fn with_basic(key: &str, secret: &str) -> (ProjectCredentials, String) {
-    match ProjectCredentials::new(key, secret) {
-        Ok(credentials) => (credentials, STANDARD.encode(format!("{key}:{secret}"))),
-        Err(error) => panic!("{error}"),
-    }
+    let credentials = ProjectCredentials::new(key, secret).unwrap_or_else(|error| panic!("{error}"));
+    (credentials, STANDARD.encode(format!("{key}:{secret}")))
 }
 
 fn random_alphanumerics(length: usize) -> String {

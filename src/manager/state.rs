@@ -109,13 +109,13 @@ struct Failures {
 /// everything, cannot keep a token in use that really was revoked.
 #[derive(Debug, Clone, Default)]
 struct Refusals {
-    clear: Wall,
-    all: Wall,
+    clear: Streak,
+    all: Streak,
 }
 
-/// A wall of 401s: while they keep coming, each new token has to be held for longer to be replaced.
+/// While 401s keep coming, each new token has to be held for longer to be replaced.
 #[derive(Debug, Clone, Default)]
-struct Wall {
+struct Streak {
     wait: Duration,
     last: Option<Instant>,
 }
@@ -256,10 +256,16 @@ impl State {
 
     pub(crate) fn status(&self, now: Moment) -> TokenStatus {
         let held = self.held.as_ref();
+        let scheduled = self
+            .attempt
+            .map(|attempt| attempt.starts)
+            .filter(|starts| *starts > now.monotonic);
         TokenStatus {
             state: held.map_or(TokenState::Missing, |held| held.state(now)),
             remaining: held.map_or(Duration::ZERO, |held| held.token.remaining_at(now)),
-            next_attempt: self.next_renewal(now).map(|at| at - now.monotonic),
+            next_attempt: scheduled
+                .or_else(|| self.next_renewal(now))
+                .map(|at| at - now.monotonic),
             consecutive_failures: self.failures.count,
             last_error: self.failures.last.as_ref().map(Error::kind),
         }
@@ -299,8 +305,10 @@ impl State {
         }
         let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
         let windows = schedule::Windows::new(token.life(), from + (to - from) * random);
+        // A source that brings the token that we have already makes it no newer.
+        let same = self.held.as_ref().filter(|held| held.token.is(&token));
         let held = Held {
-            since: now.monotonic,
+            since: same.map_or(now.monotonic, |held| held.since),
             stale: token.reaches(windows.stale),
             unusable: token.reaches(windows.unusable),
             token,
@@ -406,7 +414,7 @@ impl Refusals {
     }
 }
 
-impl Wall {
+impl Streak {
     fn admit(&mut self, now: Instant, held: &Held) -> bool {
         let keeps_coming = self.last.is_some_and(|last| now - last < self.wait * 2);
         if !keeps_coming {

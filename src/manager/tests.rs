@@ -168,3 +168,17 @@ async fn a_wall_of_both_sorts_of_refusal_costs_at_most_6_posts_a_minute() {
         assert!(posts <= 6, "{posts} POSTs in minute {minute}");
     }
 }
+
+#[tokio::test(start_paused = true)]
+async fn a_source_that_brings_the_same_token_makes_it_no_newer() {
+    let tokens = TokenManager::builder(Arc::new(Same(AtomicUsize::new(0))))
+        .build()
+        .unwrap();
+    let token = tokens.token().await.unwrap();
+    advance(Duration::from_secs(260)).await;
+    // Stale, so the same token is brought again.
+    tokens.token().await.unwrap();
+    tokio::time::sleep(Duration::from_millis(10)).await;
+    tokens.reject(&token);
+    assert!(tokens.current().is_none(), "we have had it for 260 s");
+}
