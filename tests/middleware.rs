@@ -60,6 +60,16 @@ impl Setup {
         sleep(Duration::from_millis(1_100)).await;
     }
 
+    /// A client that also takes this server for OS.
+    fn client_for(&self, server: &RawServer) -> ClientWithMiddleware {
+        let auth = BearerAuth::new(self.tokens.clone())
+            .with_origin(server.url(""))
+            .unwrap();
+        ClientBuilder::new(self.hub.client_builder().build().unwrap())
+            .with(auth)
+            .build()
+    }
+
     async fn get(&self, path: &str) -> StatusCode {
         self.client.get(self.hub.url(path)).send().await.unwrap().status()
     }
@@ -409,10 +419,7 @@ async fn a_late_401_for_an_older_token_costs_no_post() {
         }
     })
     .await;
-    let auth = BearerAuth::new(it.tokens.clone()).with_origin(late.url("")).unwrap();
-    let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
-        .with(auth)
-        .build();
+    let client = it.client_for(&late);
     let request = tokio::spawn(client.get(late.url("/")).send());
     while late.connections() == 0 {
         sleep(Duration::from_millis(5)).await;
@@ -458,10 +465,7 @@ async fn a_401_that_is_handed_on_is_what_the_server_sent() {
         let it = Setup::new().await;
         let whole: Vec<u8> = pieces.iter().flat_map(|(_, piece)| piece.to_vec()).collect();
         let server = piecemeal(pieces).await;
-        let auth = BearerAuth::new(it.tokens.clone()).with_origin(server.url("")).unwrap();
-        let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
-            .with(auth)
-            .build();
+        let client = it.client_for(&server);
         // So long that looking at the body does not make it old enough to be replaced.
         it.hub.set_lifetime(Duration::from_secs(299));
         it.tokens.token().await.unwrap();
@@ -486,10 +490,7 @@ async fn a_401_that_is_handed_on_is_what_the_server_sent() {
 async fn a_401_that_breaks_off_still_breaks_off_where_it_did() {
     let server = RawServer::saying(&b"HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nonly this"[..]).await;
     let it = Setup::new().await;
-    let auth = BearerAuth::new(it.tokens.clone()).with_origin(server.url("")).unwrap();
-    let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
-        .with(auth)
-        .build();
+    let client = it.client_for(&server);
     let mut answer = client.get(server.url("/")).send().await.unwrap();
     assert_eq!(answer.chunk().await.unwrap().unwrap(), "only this");
     assert!(answer.chunk().await.is_err());

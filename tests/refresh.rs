@@ -4,11 +4,12 @@
 mod common;
 
 use std::{
-    pin::Pin,
+    pin::{Pin, pin},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
     },
+    task::{Context, Poll, Waker},
     time::Duration,
 };
 
@@ -26,6 +27,14 @@ fn runtime() -> Runtime {
         .enable_all()
         .build()
         .unwrap()
+}
+
+/// Polls a future once, on whatever runtime is entered or on none.
+fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => Some(output),
+        Poll::Pending => None,
+    }
 }
 
 #[tokio::test(start_paused = true)]
@@ -188,9 +197,7 @@ async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
     {
         let _on_it = asleep.enter();
         // Polled once, here: that starts the refresh on the runtime that never runs again.
-        let mut caller = Box::pin(tokens.token());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(caller.as_mut().poll(&mut context).is_pending());
+        assert!(poll_once(tokens.token()).is_none());
     }
     let start = Instant::now();
     while tokens.token().await.is_err() {}
@@ -204,13 +211,6 @@ async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
 
 #[test]
 fn outside_a_runtime_a_fresh_token_serves_and_the_want_of_one_is_a_configuration_error() {
-    fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        match std::pin::pin!(future).poll(&mut context) {
-            std::task::Poll::Ready(output) => Some(output),
-            std::task::Poll::Pending => None,
-        }
-    }
     let tokens = Source::healthy().manager();
     let error = poll_once(tokens.token()).unwrap().unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
@@ -224,9 +224,7 @@ async fn an_attempt_that_begins_late_is_no_second_one_at_once() {
     let tokens = source.manager();
     let start_elsewhere = |runtime: &Runtime| {
         let _on_it = runtime.enter();
-        let mut caller = Box::pin(tokens.token());
-        let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-        assert!(caller.as_mut().poll(&mut context).is_pending());
+        assert!(poll_once(tokens.token()).is_none());
     };
     let late = Builder::new_current_thread()
         .enable_all()
@@ -275,8 +273,7 @@ async fn a_caller_who_hears_late_of_its_attempt_gets_the_token_that_there_is() {
     });
     let tokens = source.manager();
     let mut late = Box::pin(tokens.token());
-    let mut context = std::task::Context::from_waker(std::task::Waker::noop());
-    assert!(late.as_mut().poll(&mut context).is_pending());
+    assert!(poll_once(late.as_mut()).is_none());
     sleep(secs(2)).await;
     // Two more attempts fail before it is polled again.
     tokens.token_lasting(secs(1)).await.unwrap();

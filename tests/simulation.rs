@@ -51,11 +51,12 @@ fn every_story_keeps_the_promises() {
         }
     }));
     if let Some(seed) = number("SIMULATION_SEED") {
-        return story(seed);
+        story(seed);
+        return;
     }
     let seeds = number("SIMULATION_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(0);
-    let hours = AtomicU64::new(0);
+    let seconds = AtomicU64::new(0);
     std::thread::scope(|threads| {
         for _ in 0..THREADS {
             threads.spawn(|| {
@@ -64,14 +65,15 @@ fn every_story_keeps_the_promises() {
                     if seed >= seeds {
                         return;
                     }
-                    let told = catch_unwind(|| story(seed));
-                    assert!(told.is_ok(), "run it alone with SIMULATION_SEED={seed}");
-                    hours.fetch_add(1, Ordering::Relaxed);
+                    let Ok(lasted) = catch_unwind(|| story(seed)) else {
+                        panic!("run it alone with SIMULATION_SEED={seed}");
+                    };
+                    seconds.fetch_add(lasted.as_secs(), Ordering::Relaxed);
                 }
             });
         }
     });
-    println!("{} stories", hours.into_inner());
+    println!("{seeds} stories of {} hours altogether", seconds.into_inner() / 3_600);
 }
 
 fn number(variable: &str) -> Option<u64> {
@@ -79,7 +81,8 @@ fn number(variable: &str) -> Option<u64> {
 }
 
 /// One seed's story: some lives of a runtime, in which anything goes wrong, and one in which nothing does any more.
-fn story(seed: u64) {
+/// Returns how long it lasted.
+fn story(seed: u64) -> Duration {
     // The manager draws from this thread's generator.
     fastrand::seed(seed);
     let mut rng = Rng::with_seed(seed);
@@ -94,7 +97,7 @@ fn story(seed: u64) {
         world.truth().runtime_ends = false;
     }
     let runtime = runtime();
-    runtime.block_on(recovery(clock, &world, &tokens, &mut rng));
+    runtime.block_on(recovery(clock, &world, &tokens, &mut rng))
 }
 
 fn runtime() -> Runtime {
@@ -105,18 +108,18 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Takes the clock on to where the last runtime left it.
-async fn go_on_from(clock: Duration, world: &World) {
+/// Takes the clock on to where the last runtime left it. Returns when the story began.
+async fn go_on_from(clock: Duration, world: &World) -> Instant {
     let start = *world.0.lock().unwrap().start.get_or_insert_with(Instant::now);
     let missing = (start + clock).saturating_duration_since(Instant::now());
     advance(missing).await;
+    start
 }
 
 async fn faulty_life(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> Duration {
-    go_on_from(clock, world).await;
-    let start = world.truth().start.unwrap();
+    let start = go_on_from(clock, world).await;
     let warm = rng.bool().then(|| tokens.keep_warm());
-    let mut callers = callers(world, tokens, rng);
+    let callers = callers(world, tokens, rng);
     let end = Instant::now() + Duration::from_millis(rng.u64(100..900_000));
     while Instant::now() < end {
         sleep(Duration::from_millis(rng.u64(1..60_000))).await;
@@ -132,19 +135,12 @@ async fn faulty_life(clock: Duration, world: &Arc<World>, tokens: &TokenManager,
         }
     }
     drop(warm);
-    callers.abort_all();
-    while let Some(ended) = callers.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            std::panic::resume_unwind(error.into_panic());
-        }
-    }
+    stop(callers).await;
     start.elapsed()
 }
 
-async fn recovery(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) {
-    go_on_from(clock, world).await;
+async fn recovery(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> Duration {
+    let start = go_on_from(clock, world).await;
     world.truth().healthy = true;
     let mut callers = callers(world, tokens, rng);
     // A caller is always about.
@@ -160,14 +156,8 @@ async fn recovery(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rn
         assert!(!revoked, "it has recovered from the revocation, too");
         sleep(secs(3)).await;
     }
-    callers.abort_all();
-    while let Some(ended) = callers.join_next().await {
-        if let Err(error) = ended
-            && error.is_panic()
-        {
-            std::panic::resume_unwind(error.into_panic());
-        }
-    }
+    stop(callers).await;
+    start.elapsed()
 }
 
 fn callers(world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> JoinSet<()> {
@@ -178,6 +168,18 @@ fn callers(world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> JoinSet<
         callers.spawn(async move { caller(&world, &tokens, rng, pause).await });
     }
     callers
+}
+
+/// Sends the callers away; what one of them found broken breaks the story.
+async fn stop(mut callers: JoinSet<()>) {
+    callers.abort_all();
+    while let Some(ended) = callers.join_next().await {
+        if let Err(error) = ended
+            && error.is_panic()
+        {
+            std::panic::resume_unwind(error.into_panic());
+        }
+    }
 }
 
 /// Asks for tokens, uses them, and tells the manager if the API refuses one.

@@ -153,8 +153,7 @@ impl State {
 
     /// Whether it is time for a refresh, and nobody sees to it yet.
     pub(crate) fn renewal_is_due(&self, now: Moment) -> bool {
-        let fresh = self.held.as_ref().is_some_and(|held| held.is_fresh(now));
-        !fresh && self.next_renewal(now).is_some_and(|at| at <= now.monotonic)
+        self.next_renewal(now).is_some_and(|at| at <= now.monotonic)
     }
 
     /// Elects the caller to refresh, if that is due and nobody else does.
@@ -365,17 +364,13 @@ impl Held {
         }
     }
 
-    fn is_fresh(&self, now: Moment) -> bool {
-        !self.suspected && !now.has_reached(self.stale)
-    }
-
     fn state(&self, now: Moment) -> TokenState {
         if now.has_reached(self.unusable) {
             TokenState::Unusable
-        } else if self.is_fresh(now) {
-            TokenState::Fresh
-        } else {
+        } else if self.fresh_for(now).is_zero() {
             TokenState::Stale
+        } else {
+            TokenState::Fresh
         }
     }
 
