@@ -18,6 +18,9 @@ pub(crate) fn code(body: &[u8]) -> Option<String> {
 
 #[cfg(test)]
 mod tests {
+    use proptest::prelude::*;
+    use serde_json::json;
+
     use super::*;
 
     #[test]
@@ -44,6 +47,32 @@ mod tests {
             br#"{"fault":{"detail":{"errorcode":"cut"#,
         ] {
             assert_eq!(code(body), None, "{}", String::from_utf8_lossy(body));
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_code_is_read_as_it_was_written(errorcode in "[!-;=-~]{1,64}", faultstring in "[^<>]*") {
+            let json = json!({"fault": {"faultstring": faultstring, "detail": {"errorcode": errorcode}}});
+            prop_assert_eq!(code(json.to_string().as_bytes()), Some(errorcode.clone()));
+            let xml = format!(
+                "\u{feff} <fault><faultstring>{faultstring}</faultstring><detail><errorcode> {errorcode} </errorcode>"
+            );
+            prop_assert_eq!(code(xml.as_bytes()), Some(errorcode));
+        }
+
+        #[test]
+        fn a_fault_that_is_cut_off_has_no_code(end in 0..=78_usize) {
+            let whole = br#"{"fault":{"faultstring":"Invalid Access Token","detail":{"errorcode":"oauth.v2.X"}}}"#;
+            prop_assert_eq!(code(&whole[..end]), None);
+        }
+
+        #[test]
+        fn any_bytes_are_read_without_a_panic(body: Vec<u8>, markup in "(<fault|<errorcode>|</errorcode>|[a-z])*") {
+            let _ = code(&body);
+            if let Some(code) = code(markup.as_bytes()) {
+                prop_assert!(!code.contains("</errorcode>"));
+            }
         }
     }
 }

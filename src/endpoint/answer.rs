@@ -139,3 +139,100 @@ fn no_token() -> Error {
 fn malformed(message: &'static str) -> Error {
     Error::with_message(ErrorKind::MalformedResponse, message)
 }
+
+#[cfg(test)]
+mod tests {
+    use proptest::{prelude::*, sample::select};
+    use serde_json::json;
+
+    use super::*;
+
+    /// As a server may write a number.
+    fn written(number: u64, as_string: bool) -> serde_json::Value {
+        if as_string {
+            json!(number.to_string())
+        } else {
+            json!(number)
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn every_life_is_read_less_the_age_that_the_server_tells(
+            access_token in "[!-~]{1,64}",
+            token_type in select(vec!["Bearer", "bearer", "BearerToken", "BEARERTOKEN"]),
+            expires_in in 1..=u64::MAX,
+            sent_at in 0..4_000_000_000_u64,
+            age in 0..=u64::from(u32::MAX),
+            as_strings: [bool; 2],
+        ) {
+            let issued_at = sent_at.checked_sub(age);
+            let issued_at = issued_at.map(|seconds| written(seconds * 1_000, as_strings[0]));
+            let body = json!({
+                "unknown": {"of": ["any", "shape"]},
+                "access_token": access_token,
+                "token_type": token_type,
+                "expires_in": written(expires_in, as_strings[1]),
+                "issued_at": issued_at,
+            });
+            let date = UNIX_EPOCH + Duration::from_secs(sent_at);
+            let grant = parse(body.to_string().as_bytes(), Some(date)).unwrap();
+            let whole = Duration::from_secs(expires_in).min(schedule::DAY);
+            let age = if issued_at.is_some() { age } else { 0 };
+            let left = whole.checked_sub(Duration::from_secs(age)).filter(|left| !left.is_zero());
+            prop_assert_eq!(grant.life, left.unwrap_or(whole));
+            prop_assert_eq!(grant.access_token, access_token);
+        }
+
+        #[test]
+        fn no_answer_brings_a_life_of_nothing_or_of_more_than_a_day(
+            expires_in in any::<f64>(),
+            as_string: bool,
+            date in proptest::option::of(0..u64::from(u32::MAX)),
+        ) {
+            let expires_in = if as_string { json!(expires_in.to_string()) } else { json!(expires_in) };
+            let body = json!({"access_token": "t", "expires_in": expires_in, "issued_at": 1_634_663_382_476_u64});
+            let date = date.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
+            match parse(body.to_string().as_bytes(), date) {
+                Ok(grant) => prop_assert!(!grant.life.is_zero() && grant.life <= schedule::DAY),
+                Err(error) => prop_assert_eq!(error.kind(), ErrorKind::MalformedResponse),
+            }
+        }
+
+        #[test]
+        fn any_bytes_are_an_answer_or_malformed_and_are_never_quoted(mut body: Vec<u8>) {
+            body.splice(0..0, *b"canary");
+            let error = parse(&body, None).err().unwrap();
+            prop_assert_eq!(error.kind(), ErrorKind::MalformedResponse);
+            let shown = format!("{error:#} {error:?}");
+            prop_assert!(!shown.contains("canary"), "{}", shown);
+        }
+
+        #[test]
+        fn the_status_decides_and_only_a_400_is_asked_for_more(
+            status in (300..=599_u16).prop_filter("its body counts", |status| *status != 400),
+            body: Vec<u8>,
+            retry_after in proptest::option::of(0..100_u64),
+        ) {
+            let retry_after = retry_after.map(Duration::from_secs);
+            let status = StatusCode::from_u16(status).unwrap();
+            let error = failure(status, &body, retry_after);
+            prop_assert_eq!(error.kind(), failure(status, br#"{"error":"invalid_client"}"#, None).kind());
+            prop_assert_eq!(error.retry_after(), retry_after);
+            prop_assert_eq!(
+                error.is_transient(),
+                [408, 425, 429].contains(&status.as_u16()) || status.is_server_error()
+            );
+            prop_assert!(error.to_string().contains(status.as_str()));
+        }
+
+        #[test]
+        fn any_400_is_a_terminal_refusal_and_is_never_quoted(mut body: Vec<u8>) {
+            body.splice(0..0, *b"canary");
+            let error = failure(StatusCode::BAD_REQUEST, &body, None);
+            prop_assert_eq!(error.kind(), ErrorKind::RequestRejected);
+            let shown = format!("{error:#} {error:?}");
+            prop_assert!(!shown.contains("canary"), "{}", shown);
+        }
+    }
+}

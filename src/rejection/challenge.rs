@@ -72,6 +72,8 @@ fn value(text: &str) -> (String, &str) {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::select};
+
     use super::*;
 
     #[track_caller]
@@ -116,5 +118,41 @@ mod tests {
         }
         says(r#"Bearer error="never closed"#, "never closed", "");
         says("Bearer error=\"a\\", "a", "");
+    }
+
+    fn quoted(text: &str) -> String {
+        format!("\"{}\"", text.replace('\\', "\\\\").replace('"', "\\\""))
+    }
+
+    const OTHERS: [&str; 5] = [
+        "",
+        "Basic realm=\"a, Bearer error=b\"",
+        "Negotiate abc==",
+        "Digest error=x, error_description=\"y\"",
+        "ApiKey",
+    ];
+
+    proptest! {
+        #[test]
+        fn whatever_is_quoted_is_read_as_it_was_meant_among_other_challenges(
+            error in "\\PC*",
+            description in "\\PC*",
+            realm in "\\PC*",
+            before in select(&OTHERS),
+            after in select(&OTHERS),
+        ) {
+            let [e, d, r] = [&error, &description, &realm].map(|text| quoted(text));
+            let ours = format!("Bearer realm={r},error={e}, error_description = {d}");
+            let header = [before, &ours, after].map(str::to_owned).into_iter().filter(|part| !part.is_empty());
+            let header = header.collect::<Vec<_>>().join(", ");
+            prop_assert_eq!(bearer_error(&header), BearerError { error, description }, "{}", header);
+        }
+
+        #[test]
+        fn any_text_is_read_without_a_panic(header in "\\PC*", pieces in "(Bearer|error|=|\"|\\\\|,| |é)*") {
+            let _ = bearer_error(&header);
+            let found = bearer_error(&pieces);
+            prop_assert!(found.error.len() + found.description.len() <= pieces.len());
+        }
     }
 }
