@@ -190,6 +190,16 @@ mod tests {
         }
 
         #[test]
+        fn a_retry_after_is_the_seconds_that_it_says(seconds in 0..=86_400_u64, sent_at in 0..4_000_000_000_u64) {
+            let date = SystemTime::UNIX_EPOCH + Duration::from_secs(sent_at);
+            let wait = Duration::from_secs(seconds);
+            prop_assert_eq!(parse_retry_after(&format!(" {seconds} "), date), Some(wait));
+            let until = httpdate::fmt_http_date(date + wait);
+            prop_assert_eq!(parse_retry_after(&until, date), Some(wait));
+            prop_assert_eq!(parse_retry_after(&until, date + wait + SECOND), Some(Duration::ZERO));
+        }
+
+        #[test]
         fn any_retry_after_is_read_without_a_panic(value in ".*", number: u128) {
             let date = SystemTime::UNIX_EPOCH;
             for value in [value, number.to_string()] {
@@ -198,6 +208,15 @@ mod tests {
                 }
             }
         }
+    }
+
+    #[test]
+    fn a_retry_after_that_is_neither_seconds_nor_a_date_is_none() {
+        for value in ["", " ", "-7", "+7", "1.5", "soon", "7 s", "Sun, 06 Nov 1994"] {
+            assert_eq!(parse_retry_after(value, SystemTime::UNIX_EPOCH), None, "{value}");
+        }
+        let endless = "9".repeat(40);
+        assert_eq!(parse_retry_after(&endless, SystemTime::UNIX_EPOCH), Some(DAY));
     }
 
     #[test]

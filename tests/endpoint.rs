@@ -325,6 +325,23 @@ async fn no_connection_is_kept_between_refreshes() {
 }
 
 #[tokio::test]
+async fn a_connection_that_the_endpoint_closed_between_refreshes_is_not_missed() {
+    let answer = http(
+        200,
+        "Connection: keep-alive\r\nKeep-Alive: timeout=60\r\n",
+        r#"{"access_token":"t","expires_in":"299"}"#,
+    );
+    let server = RawServer::saying(answer).await;
+    let endpoint = TokenEndpoint::builder(credentials()).token_url(server.url("/"));
+    let endpoint = endpoint.build().unwrap();
+    for _ in 0..3 {
+        endpoint.fetch(None).await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.connections(), 3);
+}
+
+#[tokio::test]
 async fn an_answer_is_read_to_64_kib_and_no_further() {
     let padding = |length| format!(r#"{{"access_token":"t","padding":"{}"}}"#, "x".repeat(length));
     assert_eq!(life(&padding(60_000)).await.unwrap(), 240);
@@ -364,11 +381,19 @@ async fn a_cut_connection_is_unavailable() {
         b"HTTP/1.",
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"access_token\":\"t\"",
-        b"\x16\x03\x01\x02\x00\x01\x00",
+        // A TLS port's alert at being spoken to in clear text.
+        b"\x15\x03\x01\x00\x02\x02\x46",
     ] {
-        let error = fetch(&RawServer::saying(cut).await).await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable, "{cut:?}");
-        assert!(error.source().is_some());
+        let reset = RawServer::start(move |mut stream, _| async move {
+            stream.write_all(cut).await.unwrap();
+            // Closes with RST, at once.
+            stream.set_zero_linger().unwrap();
+        });
+        for server in [RawServer::saying(cut).await, reset.await] {
+            let error = fetch(&server).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{cut:?}");
+            assert!(error.source().is_some());
+        }
     }
 }
 

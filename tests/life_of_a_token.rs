@@ -6,7 +6,7 @@ use std::time::Duration;
 
 use common::{Answer, LIFE, Source, millis, secs};
 use osdatahub_auth::{AccessToken, ErrorKind, TokenManager, TokenState};
-use tokio::time::{Instant, advance, sleep};
+use tokio::time::{Instant, advance, sleep, timeout};
 
 /// To the second: the wall clock, which nobody can pause, has its say in a token's age.
 fn whole(duration: Duration) -> Duration {
@@ -157,6 +157,31 @@ async fn every_lifetime_is_cached_and_none_makes_a_hot_loop() {
         // A token is used for at least 0.75 of its life, or a second.
         let most = 1 + run.as_millis() / life.mul_f64(0.75).max(secs(1)).as_millis();
         assert!(fetches.len() as u128 <= most, "{life:?}: {} POSTs", fetches.len());
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn no_token_is_handed_out_past_its_end_however_short_its_life() {
+    for life in [millis(300), secs(1), secs(5), secs(10), secs(20), secs(60), LIFE] {
+        let source = Source::new(move |n| match n {
+            1 => Answer::token(life),
+            _ => Answer::failure(ErrorKind::Unavailable),
+        });
+        let tokens = source.manager();
+        let start = Instant::now();
+        let mut served_until = Duration::ZERO;
+        while start.elapsed() < life * 2 {
+            if tokens.current().is_some() {
+                served_until = start.elapsed();
+            }
+            if let Ok(Ok(token)) = timeout(millis(1), tokens.token()).await {
+                assert!(!token.remaining().is_zero(), "{life:?}");
+                served_until = start.elapsed();
+            }
+            sleep(millis(10)).await;
+        }
+        assert!(served_until < life, "{life:?} served for {served_until:?}");
+        assert!(served_until > life.mul_f64(0.8), "{life:?} served for {served_until:?}");
     }
 }
 

@@ -3,6 +3,7 @@
 use std::sync::atomic::{AtomicUsize, Ordering};
 
 use async_trait::async_trait;
+use proptest::{collection::vec, prelude::*};
 use tokio::time::advance;
 
 use super::*;
@@ -80,6 +81,52 @@ async fn a_short_suspension_makes_the_token_stale_not_unusable() {
     tokens.token().await.unwrap();
     step_ahead(Duration::from_secs(260));
     assert_eq!(tokens.status().state, TokenState::Stale);
+}
+
+/// What may happen to the clocks between two callers.
+#[derive(Debug, Clone)]
+enum Event {
+    /// Time passes.
+    Wait(u64),
+    /// The wall clock is set ahead, or the machine is suspended.
+    Ahead(u64),
+    Back(u64),
+}
+
+fn event() -> impl Strategy<Value = Event> {
+    prop_oneof![
+        4 => (0..120_u64).prop_map(Event::Wait),
+        1 => (0..7_200_u64).prop_map(Event::Ahead),
+        1 => (0..7_200_u64).prop_map(Event::Back),
+    ]
+}
+
+proptest! {
+    #[test]
+    fn no_steps_of_the_wall_clock_bring_an_expired_token_or_a_post_too_many(events in vec(event(), 1..60)) {
+        let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
+        runtime.unwrap().block_on(async {
+            let (tokens, fetches) = manager(Duration::ZERO);
+            let (mut steps_ahead, start) = (0, Instant::now());
+            for event in events {
+                match event {
+                    Event::Wait(seconds) => tokio::time::sleep(Duration::from_secs(seconds)).await,
+                    Event::Ahead(seconds) => {
+                        step_ahead(Duration::from_secs(seconds));
+                        steps_ahead += 1;
+                    }
+                    Event::Back(seconds) => step_back(Duration::from_secs(seconds)),
+                }
+                let token = tokens.token().await.unwrap();
+                prop_assert!(token.remaining() > Duration::from_secs(9), "{:?}", token);
+            }
+            // A refresh when 0.75 of a life is over, one for the first, and one for each step ahead.
+            let lives = start.elapsed().as_millis() / LIFE.mul_f64(0.75).as_millis();
+            let most = 1 + lives + steps_ahead;
+            prop_assert!(fetches() as u128 <= most, "{} fetches, not {most}", fetches());
+            Ok(())
+        })?;
+    }
 }
 
 #[tokio::test(start_paused = true)]

@@ -1,0 +1,138 @@
+//! What is allocated: nothing for a token that is fresh, and no more than its limit for an answer without an end.
+
+use std::{
+    io::Write,
+    net::TcpListener,
+    pin::pin,
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use allocation_counter::{AllocationInfo, measure};
+use http::{Extensions, HeaderValue, header::AUTHORIZATION};
+use osdatahub_auth::{
+    AccessToken, BearerAuth, Error, ErrorKind, ProjectCredentials, TokenEndpoint, TokenManager, TokenSource,
+};
+use reqwest::{Request, Response};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next, Result};
+use tokio::runtime::Runtime;
+
+struct OneToken;
+
+#[async_trait::async_trait]
+impl TokenSource for OneToken {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> std::result::Result<AccessToken, Error> {
+        AccessToken::new("ZclClFcksJlZ19vnJOt09Yj3xme0", Duration::from_secs(299))
+    }
+}
+
+/// On a runtime of one thread, which is the one whose allocations are counted.
+fn with_fresh_token() -> (Runtime, TokenManager) {
+    let runtime = tokio::runtime::Builder::new_current_thread()
+        .enable_all()
+        .build()
+        .unwrap();
+    let tokens = TokenManager::builder(OneToken).build().unwrap();
+    runtime.block_on(tokens.token()).unwrap();
+    (runtime, tokens)
+}
+
+/// The result of a future that is ready at once.
+fn now<T>(future: impl Future<Output = T>) -> T {
+    let mut context = Context::from_waker(Waker::noop());
+    match pin!(future).poll(&mut context) {
+        Poll::Ready(result) => result,
+        Poll::Pending => panic!("it waits"),
+    }
+}
+
+#[test]
+fn the_counter_counts() {
+    let counted = measure(|| drop(std::hint::black_box(Box::new([0_u8; 100]))));
+    assert_eq!((counted.count_total, counted.bytes_max), (1, 100));
+}
+
+#[test]
+fn a_fresh_token_costs_no_allocation() {
+    let (runtime, tokens) = with_fresh_token();
+    let _entered = runtime.enter();
+    let counted = measure(|| {
+        for _ in 0..100 {
+            let token = now(tokens.token()).unwrap();
+            drop((token.header_value(), token.remaining()));
+            now(tokens.token_lasting(Duration::from_secs(60))).unwrap();
+            tokens.current().unwrap();
+        }
+    });
+    assert_eq!(counted.count_total, 0);
+}
+
+/// Where the network would be.
+struct Terminal;
+
+#[async_trait::async_trait]
+impl Middleware for Terminal {
+    async fn handle(&self, request: Request, _: &mut Extensions, _: Next<'_>) -> Result<Response> {
+        assert!(request.headers()[AUTHORIZATION].is_sensitive());
+        Ok(http::Response::new("").into())
+    }
+}
+
+struct ConstantHeader(HeaderValue);
+
+#[async_trait::async_trait]
+impl Middleware for ConstantHeader {
+    async fn handle(&self, mut request: Request, extensions: &mut Extensions, next: Next<'_>) -> Result<Response> {
+        request.headers_mut().insert(AUTHORIZATION, self.0.clone());
+        next.run(request, extensions).await
+    }
+}
+
+fn one_request(layer: impl Middleware) -> AllocationInfo {
+    let client: ClientWithMiddleware = ClientBuilder::new(reqwest::Client::new())
+        .with(layer)
+        .with(Terminal)
+        .build();
+    let request = || {
+        client
+            .get("https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png")
+            .build()
+    };
+    // What is allocated once and for all is not counted.
+    now(client.execute(request().unwrap())).unwrap();
+    let request = request().unwrap();
+    measure(|| drop(now(client.execute(request)).unwrap()))
+}
+
+#[test]
+fn a_request_allocates_no_more_than_with_a_constant_header() {
+    let (runtime, tokens) = with_fresh_token();
+    let _entered = runtime.enter();
+    let mut header = HeaderValue::from_static("Bearer ZclClFcksJlZ19vnJOt09Yj3xme0");
+    header.set_sensitive(true);
+    let constant = one_request(ConstantHeader(header));
+    let ours = one_request(BearerAuth::new(tokens).replay_rejected(false));
+    assert!(constant.count_total > 0, "what reqwest and its middleware cost");
+    assert!(ours.count_total <= constant.count_total, "{ours:?}, not {constant:?}");
+}
+
+#[test]
+fn an_answer_without_an_end_takes_no_more_memory_than_its_limit_of_64_kib() {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
+    let url = format!("http://{}/", listener.local_addr().unwrap());
+    std::thread::spawn(move || {
+        let (mut stream, _) = listener.accept().unwrap();
+        let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n");
+        while stream.write_all(&[b' '; 16 * 1024]).is_ok() {}
+    });
+    let credentials = ProjectCredentials::new("key", "secret").unwrap();
+    let endpoint = TokenEndpoint::builder(credentials).token_url(url.parse().unwrap());
+    let endpoint = endpoint.build().unwrap();
+    let (runtime, _) = with_fresh_token();
+    let counted = measure(|| {
+        let error = runtime.block_on(endpoint.fetch(None)).unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::MalformedResponse);
+    });
+    // The buffers of the connection itself, which grow while a body comes fast, are on top.
+    assert!(counted.bytes_max < 1024 * 1024, "{counted:?}");
+}
