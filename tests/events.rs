@@ -1,0 +1,194 @@
+//! What an operator reads: one event for each refresh, loud only where somebody has to know; and the refresh's span.
+//! In paused time, with a source inside the process, but for what only the token endpoint has to tell.
+
+mod common;
+
+use std::{
+    fmt::{Debug, Write},
+    sync::{Arc, Mutex},
+};
+
+use common::{Answer, LIFE, Source, secs};
+use osdatahub_auth::{ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager, TokenSource};
+use tokio::time::sleep;
+use tracing::{
+    Event, Instrument, Level, Subscriber,
+    field::{Field, Visit},
+    span::{Attributes, Id},
+    subscriber::DefaultGuard,
+};
+use tracing_subscriber::{
+    layer::{Context, Layer, SubscriberExt},
+    registry::LookupSpan,
+    util::SubscriberInitExt,
+};
+
+/// Everything that this library tells, in the order in which it did.
+#[derive(Clone, Default)]
+struct Told(Arc<Mutex<Vec<(Level, String)>>>);
+
+impl Told {
+    fn listen() -> (Self, DefaultGuard) {
+        let told = Self::default();
+        let guard = tracing_subscriber::registry().with(told.clone()).set_default();
+        (told, guard)
+    }
+
+    fn add(&self, level: Level, text: String) {
+        self.0.lock().unwrap().push((level, text));
+    }
+
+    /// What begins like this.
+    fn starting_with(&self, beginning: &str) -> Vec<(Level, String)> {
+        let told = self.0.lock().unwrap().clone();
+        told.into_iter()
+            .filter(|(_, text)| text.starts_with(beginning))
+            .collect()
+    }
+}
+
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Told {
+    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
+        if event.metadata().target().starts_with("osdatahub_auth") {
+            let mut fields = Fields::default();
+            event.record(&mut fields);
+            let span = context.event_span(event).map_or("no span", |span| span.name());
+            self.add(
+                *event.metadata().level(),
+                format!("{}{} in {span}", fields.message, fields.rest),
+            );
+        }
+    }
+
+    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
+        let span = context.span(id).unwrap();
+        let parent = span.parent().map_or("none", |parent| parent.name());
+        self.add(
+            *attributes.metadata().level(),
+            format!("span {}, parent {parent}", span.name()),
+        );
+    }
+
+    fn on_follows_from(&self, span: &Id, follows: &Id, context: Context<'_, S>) {
+        let [span, follows] = [span, follows].map(|id| context.span(id).unwrap().name());
+        self.add(Level::TRACE, format!("{span} follows from {follows}"));
+    }
+}
+
+#[derive(Default)]
+struct Fields {
+    message: String,
+    rest: String,
+}
+
+impl Visit for Fields {
+    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
+        if field.name() == "message" {
+            self.message = format!("{value:?}");
+        } else {
+            write!(self.rest, " {}={value:?}", field.name()).unwrap();
+        }
+    }
+
+    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
+        let causes = std::iter::successors(Some(value), |&error| error.source());
+        let causes: Vec<_> = causes.map(ToString::to_string).collect();
+        write!(self.rest, " {}={}", field.name(), causes.join(": ")).unwrap();
+    }
+}
+
+/// Nine failures of this kind, then a token.
+async fn an_outage(kind: ErrorKind) -> Told {
+    let (told, _guard) = Told::listen();
+    let source = Source::new(move |n| match n {
+        1..=9 => Answer::failure(kind),
+        _ => Answer::token(LIFE),
+    });
+    let tokens = source.manager();
+    let _warm = tokens.keep_warm();
+    while source.count() < 10 {
+        sleep(secs(1)).await;
+    }
+    sleep(secs(1)).await;
+    told
+}
+
+#[tokio::test(start_paused = true)]
+async fn an_outage_is_a_warning_at_first_and_at_every_doubling_and_an_info_when_it_is_over() {
+    let told = an_outage(ErrorKind::Unavailable).await.starting_with("token refresh");
+    let levels: Vec<_> = told.iter().map(|(level, _)| *level).collect();
+    let (warn, debug) = (Level::WARN, Level::DEBUG);
+    assert_eq!(
+        levels,
+        [warn, warn, debug, warn, debug, debug, debug, warn, debug, Level::INFO]
+    );
+    let (_, first) = &told[0];
+    for expected in [
+        "kind=Unavailable",
+        "failures=1",
+        "retry_in=",
+        "error=",
+        "scripted",
+        "in os_token_refresh",
+    ] {
+        assert!(first.contains(expected), "{expected} in {first}");
+    }
+    let (_, recovered) = told.last().unwrap();
+    assert!(recovered.contains("recovered after_failures=9"), "{recovered}");
+}
+
+#[tokio::test(start_paused = true)]
+async fn credentials_that_are_rejected_are_an_error() {
+    let told = an_outage(ErrorKind::CredentialsRejected)
+        .await
+        .starting_with("token refresh");
+    assert_eq!(told[0].0, Level::ERROR);
+    assert!(told[0].1.contains("kind=CredentialsRejected"), "{}", told[0].1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_good_day_is_quiet() {
+    let (told, _guard) = Told::listen();
+    let tokens = Source::healthy().manager();
+    for _ in 0..600 {
+        tokens.token().await.unwrap();
+        sleep(secs(1)).await;
+    }
+    let refreshed = told.starting_with("token refresh");
+    assert_eq!(refreshed.len(), 3);
+    assert!(
+        refreshed.iter().all(|(level, _)| *level == Level::DEBUG),
+        "{refreshed:?}"
+    );
+    // A caller who is served leaves no trace.
+    let all = told.starting_with("").len();
+    let spans = told.starting_with("span").len();
+    assert_eq!((spans, all), (3, 6));
+}
+
+#[tokio::test(start_paused = true)]
+async fn the_span_of_a_refresh_is_a_root_that_follows_from_its_starter() {
+    let (told, _guard) = Told::listen();
+    let tokens: TokenManager = Source::healthy().manager();
+    let request = tracing::info_span!("request");
+    tokens.token().instrument(request).await.unwrap();
+    let spans = told.starting_with("span os_token_refresh");
+    assert_eq!(spans, [(Level::INFO, "span os_token_refresh, parent none".to_owned())]);
+    assert_eq!(told.starting_with("os_token_refresh follows from request").len(), 1);
+}
+
+#[tokio::test]
+async fn an_answer_that_does_not_say_how_long_its_token_lives_is_a_warning() {
+    let (told, _guard) = Told::listen();
+    let hub = FakeDataHub::start().await.unwrap();
+    hub.fail_next(1, FakeAnswer::new(200, r#"{"access_token":"t"}"#));
+    let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
+    let endpoint = endpoint.build().unwrap();
+    for _ in 0..2 {
+        endpoint.fetch(None).await.unwrap();
+    }
+    let warnings = told.starting_with("the token endpoint did not say");
+    assert_eq!(warnings.len(), 1, "OS's own answer is none");
+    assert_eq!(warnings[0].0, Level::WARN);
+    assert!(warnings[0].1.contains("life=240s"), "{}", warnings[0].1);
+}
