@@ -67,6 +67,12 @@ fn a_fresh_token_costs_no_allocation() {
     assert_eq!(counted.count_total, 0);
 }
 
+#[test]
+fn a_manager_takes_less_than_4_kib_beside_its_source() {
+    let counted = measure(|| std::mem::forget(TokenManager::builder(OneToken).build().unwrap()));
+    assert!((1..4096).contains(&counted.bytes_current), "{counted:?}");
+}
+
 /// Where the network would be.
 struct Terminal;
 

@@ -175,30 +175,23 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
 
 #[test]
 fn nothing_that_holds_a_secret_shows_it() {
-    let secret = || ProjectCredentials::new("canary-key", "canary-secret").unwrap();
-    let endpoint =
-        TokenEndpoint::builder(secret()).token_url("https://gateway.example/token?key=canary-query".parse().unwrap());
-    let mut shown = vec![format!("{:?} {endpoint:?}", secret())];
-    let endpoint = endpoint.build().unwrap();
-    shown.push(format!("{endpoint:?}"));
-    let builder = TokenManager::builder(endpoint);
-    shown.push(format!("{builder:?}"));
-    let tokens = builder.build().unwrap();
-    shown.push(format!(
-        "{tokens:?} {:?} {:?}",
-        tokens.status(),
-        BearerAuth::new(tokens.clone())
-    ));
-    let shown = shown.concat();
-    assert!(shown.contains("https://gateway.example/token"), "{shown}");
-    assert!(!shown.contains("canary"), "{shown}");
-    for expected in [
-        "ProjectCredentials",
-        "request_timeout",
-        "refresh_at",
-        "Missing",
-        "BearerAuth",
-    ] {
+    #[track_caller]
+    fn shows(it: &dyn std::fmt::Debug, expected: &str) {
+        let shown = format!("{it:?} {it:#?}");
+        assert!(!shown.contains("canary"), "{shown}");
         assert!(shown.contains(expected), "{expected} in {shown}");
     }
+    let secret = ProjectCredentials::new("canary-key", "canary-secret").unwrap();
+    shows(&secret, "ProjectCredentials");
+    let gateway = "https://gateway.example/token?key=canary-query".parse().unwrap();
+    let endpoint = TokenEndpoint::builder(secret).token_url(gateway);
+    shows(&endpoint, "request_timeout: 5s");
+    let endpoint = endpoint.build().unwrap();
+    shows(&endpoint, "https://gateway.example/token");
+    let builder = TokenManager::builder(endpoint);
+    shows(&builder, "refresh_at: 0.75..=0.85");
+    let tokens = builder.build().unwrap();
+    shows(&tokens, "Missing");
+    shows(&tokens.status(), "Missing");
+    shows(&BearerAuth::new(tokens), "BearerAuth");
 }

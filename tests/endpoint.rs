@@ -272,6 +272,7 @@ async fn a_redirect_is_never_followed_whatever_the_client_says() {
             .await
             .unwrap_err();
         assert_eq!(error.kind(), ErrorKind::RequestRejected);
+        assert!(error.to_string().contains("redirects are not followed"), "{error}");
     }
     assert_eq!(elsewhere.connections(), 0);
 }
@@ -343,9 +344,10 @@ async fn a_connection_that_the_endpoint_closed_between_refreshes_is_not_missed()
 
 #[tokio::test]
 async fn an_answer_is_read_to_64_kib_and_no_further() {
-    let padding = |length| format!(r#"{{"access_token":"t","padding":"{}"}}"#, "x".repeat(length));
-    assert_eq!(life(&padding(60_000)).await.unwrap(), 240);
-    assert_malformed(life(&padding(70_000)).await, "70 kB");
+    let of_length = |length: usize| format!(r#"{{"access_token":"t"{:1$}"#, "}", length - 19);
+    assert_eq!(of_length(64 * 1024).len(), 64 * 1024);
+    assert_eq!(life(&of_length(64 * 1024)).await.unwrap(), 240);
+    assert_malformed(life(&of_length(64 * 1024 + 1)).await, "a byte too many");
 
     // One that never ends is over soon.
     let endless = RawServer::start(|mut stream, _| async move {

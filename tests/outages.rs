@@ -181,6 +181,21 @@ async fn between_attempts_a_caller_fails_at_once_if_the_next_one_comes_too_late_
 }
 
 #[tokio::test(start_paused = true)]
+async fn the_status_names_no_next_attempt_while_one_is_under_way() {
+    let source = Source::healthy();
+    let tokens = source.manager();
+    assert_eq!(tokens.status().next_attempt, Some(Duration::ZERO));
+    let asked = tokio::spawn({
+        let tokens = tokens.clone();
+        async move { tokens.token().await }
+    });
+    tokio::task::yield_now().await;
+    assert_eq!(tokens.status().next_attempt, None);
+    asked.await.unwrap().unwrap();
+    assert!(tokens.status().next_attempt > Some(secs(200)));
+}
+
+#[tokio::test(start_paused = true)]
 async fn the_status_says_when_the_next_attempt_is_whether_or_not_a_caller_waits_for_it() {
     let source = Source::new(|_| Answer::failure(ErrorKind::Unavailable).after(secs(1)));
     let tokens = source.manager();

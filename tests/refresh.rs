@@ -209,6 +209,28 @@ async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
     assert_eq!(source.count(), 1);
 }
 
+#[tokio::test(start_paused = true)]
+async fn an_overdue_attempt_has_one_more_second_to_show_that_it_is_alive() {
+    let source = Source::healthy();
+    let tokens = source.manager();
+    let nobody_drives = runtime();
+    {
+        let _on_it = nobody_drives.enter();
+        assert!(poll_once(tokens.token()).is_none());
+    }
+    // Overdue since a second ago, but the process may have stood still; whoever comes first doubts it.
+    advance(secs(32)).await;
+    for _ in 0..2 {
+        assert!(poll_once(tokens.token()).is_none());
+        sleep(millis(400)).await;
+        assert_eq!(source.count(), 0, "no second attempt beside it");
+    }
+    sleep(millis(400)).await;
+    tokens.token().await.unwrap();
+    assert_eq!(source.count(), 1);
+    nobody_drives.shutdown_background();
+}
+
 #[test]
 fn outside_a_runtime_a_fresh_token_serves_and_the_want_of_one_is_a_configuration_error() {
     let tokens = Source::healthy().manager();

@@ -161,9 +161,9 @@ mod tests {
         fn every_life_is_read_less_the_age_that_the_server_tells(
             access_token in "[!-~]{1,64}",
             token_type in select(vec!["Bearer", "bearer", "BearerToken", "BEARERTOKEN"]),
-            expires_in in 1..=u64::MAX,
-            sent_at in 0..4_000_000_000_u64,
-            age in 0..=u64::from(u32::MAX),
+            expires_in in prop_oneof![1..600_u64, 1..=u64::MAX],
+            sent_at in prop_oneof![0..600_u64, 0..4_000_000_000_u64],
+            age in prop_oneof![0..600_u64, 0..4_000_000_000_u64],
             as_strings: [bool; 2],
         ) {
             let issued_at = sent_at.checked_sub(age);

@@ -92,3 +92,94 @@ impl HttpBody for Peeked {
         hint
     }
 }
+
+#[cfg(test)]
+mod tests {
+    use std::convert::Infallible;
+
+    use tokio::time::Instant;
+
+    use super::*;
+
+    /// A body that comes in these pieces, and then ends or hangs.
+    struct Pieces {
+        left: VecDeque<Bytes>,
+        hangs: bool,
+    }
+
+    impl HttpBody for Pieces {
+        type Data = Bytes;
+        type Error = Infallible;
+
+        fn poll_frame(mut self: Pin<&mut Self>, _: &mut Context<'_>) -> Poll<Option<Result<Frame<Bytes>, Infallible>>> {
+            match self.left.pop_front() {
+                None if self.hangs => Poll::Pending,
+                piece => Poll::Ready(piece.map(|piece| Ok(Frame::data(piece)))),
+            }
+        }
+
+        fn is_end_stream(&self) -> bool {
+            self.left.is_empty() && !self.hangs
+        }
+
+        fn size_hint(&self) -> SizeHint {
+            SizeHint::with_exact(self.left.iter().map(|piece| piece.len() as u64).sum())
+        }
+    }
+
+    /// A response whose body comes in pieces of these lengths, each of another letter.
+    fn response(lengths: &[usize], hangs: bool) -> Response {
+        let letters = b'a'..;
+        let left = letters
+            .zip(lengths)
+            .map(|(letter, length)| vec![letter; *length].into());
+        let left = left.collect();
+        http::Response::new(Body::wrap(Pieces { left, hangs })).into()
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_beginning_has_16_kib_and_no_byte_more() {
+        let (beginning, response) = peek(response(&[1_000, 20_000], false)).await;
+        assert_eq!(beginning.len(), 16 * 1024);
+        assert!(beginning.starts_with(b"aaaa") && beginning.ends_with(b"bbbb"));
+        assert_eq!(response.bytes().await.unwrap().len(), 21_000);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn who_has_seen_enough_does_not_wait_for_more() {
+        let start = Instant::now();
+        let (beginning, _) = peek(response(&[16 * 1024], true)).await;
+        assert_eq!(beginning.len(), 16 * 1024);
+        assert_eq!(start.elapsed(), Duration::ZERO);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn a_body_that_hangs_is_looked_at_for_a_second() {
+        let start = Instant::now();
+        let (beginning, _) = peek(response(&[10], true)).await;
+        assert_eq!(beginning, b"aaaaaaaaaa");
+        assert_eq!(start.elapsed(), LONGEST_LOOK);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn the_body_tells_its_size_and_its_end_as_if_nobody_had_looked() {
+        for (lengths, hangs) in [
+            (&[][..], false),
+            (&[], true),
+            (&[10, 20], false),
+            (&[10, 20_000, 30_000], false),
+        ] {
+            let (_, peeked) = peek(response(lengths, hangs)).await;
+            let (mut peeked, mut untouched) = (Body::from(peeked), Body::from(response(lengths, hangs)));
+            for _ in 0..lengths.len() {
+                assert_eq!(peeked.size_hint().exact(), untouched.size_hint().exact(), "{lengths:?}");
+                assert_eq!(peeked.is_end_stream(), untouched.is_end_stream(), "{lengths:?}");
+                let [ours, theirs] = [&mut peeked, &mut untouched].map(|body| body.frame());
+                let [ours, theirs] = [ours.await, theirs.await].map(|frame| frame.unwrap().unwrap().into_data());
+                assert_eq!(ours.unwrap(), theirs.unwrap());
+            }
+            assert_eq!(peeked.size_hint().exact(), Some(0));
+            assert_eq!(peeked.is_end_stream(), !hangs, "{lengths:?}");
+        }
+    }
+}

@@ -1,9 +1,13 @@
 //! Every order in which callers, tasks and time can come at the state, to a depth that takes seconds: whoever is
 //! elected, cancelled, cut off or overtaken, there is one fetch at a time, and nobody waits for one that nobody makes.
+//!
+//! `ELECTION_DEPTH=12 cargo nextest run --release --lib interleavings` goes deeper.
 
 use super::*;
 
 const DEPTH: usize = 10;
+/// So many orders there are at least to the usual depth: proof that the search does search.
+const ORDERS: u64 = 10_000_000;
 const CALLERS: usize = 2;
 const PATIENCE: Duration = Duration::from_secs(10);
 const LIFE: Duration = Duration::from_secs(40);
@@ -55,14 +59,16 @@ fn no_order_of_events_breaks_the_election() {
         not_before: None,
         rejected: None,
     };
+    let depth = std::env::var("ELECTION_DEPTH").map_or(DEPTH, |depth| depth.parse().expect("a number"));
     let mut orders = 0;
-    explore(&world, &mut Vec::new(), &mut orders);
-    assert!(orders > 10_000_000, "only {orders} orders were seen");
+    explore(&world, depth, &mut Vec::new(), &mut orders);
+    println!("{orders} orders of up to {depth} events");
+    assert!(depth < DEPTH || orders > ORDERS, "only {orders} orders were seen");
 }
 
-fn explore(world: &World, story: &mut Vec<Event>, orders: &mut u64) {
+fn explore(world: &World, depth: usize, story: &mut Vec<Event>, orders: &mut u64) {
     *orders += 1;
-    if story.len() == DEPTH {
+    if story.len() == depth {
         return;
     }
     for event in world.possible() {
@@ -71,7 +77,7 @@ fn explore(world: &World, story: &mut Vec<Event>, orders: &mut u64) {
         if let Err(broken) = next.play(event).and_then(|()| next.check()) {
             panic!("{broken}, after {story:?}");
         }
-        explore(&next, story, orders);
+        explore(&next, depth, story, orders);
         story.pop();
     }
 }
