@@ -170,12 +170,17 @@ fn short_lived_runtimes_do_not_cost_a_post_each() {
 
 #[test]
 fn a_runtime_that_is_gone_does_not_take_the_manager_along() {
-    let source = Source::healthy();
+    let source = Source::new(|n| match n {
+        1 => Answer::failure(ErrorKind::Unavailable),
+        _ => Answer::token(LIFE),
+    });
     let tokens = source.manager();
-    for _ in 0..3 {
+    runtime().block_on(tokens.token()).unwrap_err();
+    // The next refresh is another runtime's.
+    for _ in 0..2 {
         runtime().block_on(tokens.token()).unwrap();
     }
-    assert_eq!(source.count(), 1);
+    assert_eq!(source.count(), 2);
 }
 
 #[test]
