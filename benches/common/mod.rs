@@ -1,0 +1,130 @@
+//! What the benches share: ratios of two things that take turns, and the lines that `scripts/bench` collects.
+#![allow(dead_code, reason = "each bench uses its own part of this")]
+
+use std::{
+    fmt::Display,
+    pin::pin,
+    sync::atomic::{AtomicBool, Ordering},
+    task::{Context, Poll, Waker},
+    time::Duration,
+};
+
+use async_trait::async_trait;
+use http::{Extensions, HeaderValue, header::AUTHORIZATION};
+use osdatahub_auth::{AccessToken, Error, TokenManager, TokenSource};
+use reqwest::{Request, Response};
+use reqwest_middleware::{Middleware, Next};
+use tokio::runtime::{Builder, Runtime};
+
+pub(crate) const LIFE: Duration = Duration::from_secs(299);
+pub(crate) const TOKEN: &str = "ZclClFcksJlZ19vnJOt09Yj3xme0";
+
+/// A token for every fetch, after a delay.
+pub(crate) struct Fixed {
+    pub(crate) delay: Duration,
+    pub(crate) life: Duration,
+}
+
+#[async_trait]
+impl TokenSource for Fixed {
+    async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        let token = AccessToken::new(TOKEN, self.life)?;
+        if !self.delay.is_zero() {
+            tokio::time::sleep(self.delay).await;
+        }
+        Ok(token)
+    }
+}
+
+/// The least that a layer can do for authentication.
+pub(crate) struct ConstantHeader(pub(crate) HeaderValue);
+
+#[async_trait]
+impl Middleware for ConstantHeader {
+    async fn handle(
+        &self,
+        mut request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        request.headers_mut().insert(AUTHORIZATION, self.0.clone());
+        next.run(request, extensions).await
+    }
+}
+
+/// What such a layer inserts.
+pub(crate) fn header() -> HeaderValue {
+    let mut header: HeaderValue = format!("Bearer {TOKEN}").parse().expect("visible ASCII");
+    header.set_sensitive(true);
+    // A header's first clone allocates what the others share.
+    let _ = header.clone();
+    header
+}
+
+/// A manager that holds a fresh token, and the runtime that it got it on.
+pub(crate) fn fresh() -> (TokenManager, Runtime) {
+    let source = Fixed {
+        delay: Duration::ZERO,
+        life: LIFE,
+    };
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
+    let tokens = TokenManager::builder(source).build().expect("the defaults");
+    runtime.block_on(tokens.token()).expect("a token");
+    (tokens, runtime)
+}
+
+/// What a future brings that has nothing to wait for.
+pub(crate) fn poll_once<T>(future: impl Future<Output = T>) -> T {
+    match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
+        Poll::Ready(output) => output,
+        Poll::Pending => panic!("nothing here has to wait"),
+    }
+}
+
+/// The median over the rounds of B's time over A's. A and B take turns, and take turns in going first, so that a busy
+/// machine slows both.
+pub(crate) fn ratio(rounds: usize, mut a: impl FnMut() -> Duration, mut b: impl FnMut() -> Duration) -> f64 {
+    let mut ratios: Vec<f64> = (0..rounds)
+        .map(|round| {
+            let (a, b) = if round % 2 == 0 {
+                let a = a();
+                (a, b())
+            } else {
+                let b = b();
+                (a(), b)
+            };
+            b.as_secs_f64() / a.as_secs_f64()
+        })
+        .collect();
+    median(&mut ratios)
+}
+
+pub(crate) fn median(values: &mut [f64]) -> f64 {
+    values.sort_by(f64::total_cmp);
+    values[values.len() / 2]
+}
+
+static OVER: AtomicBool = AtomicBool::new(false);
+
+/// Which side of its limit a figure is to be on.
+#[derive(Clone, Copy)]
+pub(crate) enum Limit {
+    AtMost(f64),
+    AtLeast(f64),
+}
+
+/// One line: `name measured limit ok|over`.
+pub(crate) fn report(name: impl Display, measured: f64, limit: Limit) {
+    let (ok, sign, limit) = match limit {
+        Limit::AtMost(limit) => (measured <= limit, "<=", limit),
+        Limit::AtLeast(limit) => (measured >= limit, ">=", limit),
+    };
+    let verdict = if ok { "ok" } else { "over" };
+    OVER.fetch_or(!ok, Ordering::Relaxed);
+    println!("{name:<44} {measured:>10.3} {:>12} {verdict}", format!("{sign}{limit}"));
+}
+
+/// Ends a bench. Fails if one of its figures is over its limit.
+pub(crate) fn finish() -> std::process::ExitCode {
+    u8::from(OVER.load(Ordering::Relaxed)).into()
+}
