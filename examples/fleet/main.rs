@@ -67,12 +67,13 @@ fn play(name: &str, refresh_at: RangeInclusive<f64>) -> Day {
     match day.without_token.iter().position(|replicas| *replicas > 0) {
         None => println!("  no replica was ever without a usable token after its first"),
         Some(first) => println!(
-            "  without a usable token: none but from {first} to {} s, {} replicas at most, {:.0} s each on average; \
-             the outage is from {} to {} s",
+            "  without a usable token: none but from {first} to {} s; {} replicas, {} at a time at most, {:.0} s each on \
+             average; the outage is from {} to {} s",
             day.without_token
                 .iter()
                 .rposition(|replicas| *replicas > 0)
                 .expect("there is a first"),
+            day.ever_without,
             day.without_token.iter().max().expect("a day"),
             f64::from(day.without_token.iter().sum::<u32>()) / f64::from(day.ever_without),
             OUTAGE.start,
