@@ -14,7 +14,8 @@ pub(crate) struct Scope {
 pub(crate) struct Origin {
     scheme: String,
     host: Host,
-    port: u16,
+    /// `None` for the scheme's own: a parsed URL never names that.
+    port: Option<u16>,
 }
 
 impl Scope {
@@ -23,7 +24,7 @@ impl Scope {
         let data_hub = Origin {
             scheme: "https".to_owned(),
             host: Host::Domain("api.os.uk".to_owned()),
-            port: 443,
+            port: None,
         };
         Self {
             origins: vec![data_hub],
@@ -59,7 +60,7 @@ impl Origin {
         Some(Self {
             scheme: url.scheme().to_owned(),
             host: url.host()?.to_owned(),
-            port: url.port_or_known_default()?,
+            port: url.port(),
         })
     }
 
@@ -71,7 +72,7 @@ impl Origin {
             (Host::Ipv6(ours), Some(Host::Ipv6(theirs))) => *ours == theirs,
             _ => false,
         };
-        same_host && self.scheme == url.scheme() && Some(self.port) == url.port_or_known_default()
+        same_host && self.port == url.port() && self.scheme == url.scheme()
     }
 }
 
@@ -95,6 +96,8 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use proptest::{prelude::*, sample::select};
+
     use super::*;
 
     fn url(text: &str) -> Url {
@@ -162,6 +165,30 @@ mod tests {
             assert_eq!(error.kind(), crate::ErrorKind::Configuration, "{bad}");
             assert!(error.to_string().contains("with_origin"), "{error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+
+    fn any_url() -> impl Strategy<Value = Url> {
+        let scheme = select(vec!["http", "https"]);
+        let host = select(vec![
+            "a",
+            "A",
+            "b",
+            "a.",
+            "127.0.0.1",
+            "127.1",
+            "127.0.0.2",
+            "[::1]",
+            "[0::1]",
+        ]);
+        let port = select(vec!["", ":", ":80", ":443", ":8443", ":0443"]);
+        (scheme, host, port).prop_map(|(scheme, host, port)| url(&format!("{scheme}://{host}{port}/")))
+    }
+
+    proptest! {
+        #[test]
+        fn origins_are_equal_as_those_of_parsed_urls_are(one in any_url(), other in any_url()) {
+            prop_assert_eq!(Origin::of(&one).unwrap().is_of(&other), one.origin() == other.origin());
         }
     }
 }
