@@ -2,59 +2,32 @@
 //!
 //! Ten managers with tokens of 4 s, and an endpoint that takes 500 ms, go through five refreshes each. A caller of each
 //! asks every millisecond; the longest that any of them had to wait for `token()` is the figure. It includes whatever
-//! the machine does to a thread in the middle of a call, so the figure beside it is the share of that: the longest time
-//! that a call took which does nothing.
+//! the machine does to a thread in the middle of a call; beside it, for comparison, is the longest that a call took which
+//! does nothing.
 
 mod common;
 
 use std::{
     process::ExitCode,
-    sync::{
-        Arc,
-        atomic::{AtomicUsize, Ordering},
-    },
     time::{Duration, Instant},
 };
 
-use async_trait::async_trait;
 use common::{Fixed, Limit, finish, report};
-use osdatahub_auth::{AccessToken, Error, TokenManager, TokenSource};
+use osdatahub_auth::TokenManager;
 use tokio::{runtime::Builder, task::JoinSet, time::sleep};
 
-const MANAGERS: usize = 10;
-const REFRESHES: usize = 5;
-
-struct Counting {
-    source: Fixed,
-    fetches: Arc<AtomicUsize>,
-}
-
-#[async_trait]
-impl TokenSource for Counting {
-    async fn fetch(&self, replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        let token = self.source.fetch(replaces).await;
-        self.fetches.fetch_add(1, Ordering::Relaxed);
-        token
-    }
-}
+const MANAGERS: u32 = 10;
+const REFRESHES: u32 = 5;
 
 /// The longest waits of one caller: for a token, and for nothing.
 async fn longest_waits() -> [Duration; 2] {
-    let fetches = Arc::new(AtomicUsize::new(0));
-    let source = Fixed {
-        delay: Duration::from_millis(500),
-        life: Duration::from_secs(4),
-    };
-    let counting = Counting {
-        source,
-        fetches: fetches.clone(),
-    };
+    let source = Fixed::new(Duration::from_millis(500), Duration::from_secs(4));
     // A short life leaves no room for 500 ms after 75 to 85 % of it, as 299 s do.
-    let tokens = TokenManager::builder(counting).refresh_at(0.5..=0.6).build();
+    let tokens = TokenManager::builder(source.clone()).refresh_at(0.5..=0.6).build();
     let tokens = tokens.expect("a range within the bounds");
     tokens.token().await.expect("the first token, which is waited for");
     let mut longest = [Duration::ZERO; 2];
-    while fetches.load(Ordering::Relaxed) <= REFRESHES {
+    while source.fetches() <= REFRESHES {
         sleep(Duration::from_millis(1)).await;
         let start = Instant::now();
         tokens.token().await.expect("a token");

@@ -15,6 +15,7 @@ pub(crate) struct Moment {
 }
 
 impl Moment {
+    #[inline]
     pub(crate) fn now() -> Self {
         Self {
             monotonic: Instant::now(),
@@ -33,6 +34,7 @@ impl Moment {
 
     /// Whether `moment` has come, by whichever clock says so: a machine that was suspended notices, and a wall clock
     /// set back delays nothing.
+    #[inline]
     pub(crate) fn has_reached(self, moment: Self) -> bool {
         self.monotonic >= moment.monotonic || self.wall >= moment.wall
     }

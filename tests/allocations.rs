@@ -1,4 +1,4 @@
-//! What is allocated: nothing for a token that is fresh, and no more than its limit for an answer without an end.
+//! What is allocated: nothing for a token that is fresh, little for a manager, and no more for an answer without an end.
 
 use std::{
     io::{Read, Write},
@@ -123,7 +123,7 @@ fn a_request_allocates_no_more_than_with_a_constant_header() {
 }
 
 #[test]
-fn an_answer_without_an_end_takes_no_more_memory_than_its_limit_of_64_kib() {
+fn an_answer_without_an_end_takes_less_than_1_mib() {
     let listener = TcpListener::bind(("127.0.0.1", 0)).unwrap();
     let url = format!("http://{}/", listener.local_addr().unwrap());
     std::thread::spawn(move || {
@@ -141,6 +141,6 @@ fn an_answer_without_an_end_takes_no_more_memory_than_its_limit_of_64_kib() {
         let error = runtime.block_on(endpoint.fetch(None)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::MalformedResponse);
     });
-    // The buffers of the connection itself, which grow while a body comes fast, are on top.
+    // We read 64 KiB (tests/endpoint.rs); the rest is the connection's buffers, which grow while a body comes fast.
     assert!(counted.bytes_max < 1024 * 1024, "{counted:?}");
 }

@@ -1,5 +1,5 @@
 //! What an operator reads: one event for each refresh, loud only where somebody has to know; and the refresh's span.
-//! In paused time, with a source inside the process, but for what only the token endpoint has to tell.
+//! In paused time, with a source inside the process, except for what only the token endpoint tells.
 
 mod common;
 
@@ -147,7 +147,7 @@ async fn credentials_that_are_rejected_are_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_good_day_is_quiet() {
+async fn ten_good_minutes_are_quiet() {
     let (told, _guard) = Told::listen();
     let tokens = Source::healthy().manager();
     for _ in 0..600 {

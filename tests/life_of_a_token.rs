@@ -270,13 +270,23 @@ async fn keep_warm_renews_without_traffic_until_the_guard_is_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn keep_warm_goes_on_through_failures() {
-    let source = Source::new(|n| match n {
-        2..=6 => Answer::failure(ErrorKind::CredentialsRejected),
+    let kinds = [
+        ErrorKind::Configuration,
+        ErrorKind::CredentialsRejected,
+        ErrorKind::RequestRejected,
+        ErrorKind::RateLimited,
+        ErrorKind::Unavailable,
+        ErrorKind::MalformedResponse,
+        ErrorKind::Timeout,
+    ];
+    let source = Source::new(move |n| match n {
+        2..=8 => Answer::failure(kinds[n - 2]),
         _ => Answer::token(LIFE),
     });
     let tokens = source.manager();
     let _warm = tokens.keep_warm();
     sleep(secs(500)).await;
+    assert!(source.count() > 8);
     assert_eq!(tokens.status().consecutive_failures, 0);
     assert!(tokens.current().is_some());
 }

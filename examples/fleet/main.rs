@@ -60,8 +60,8 @@ fn play(name: &str, refresh_at: RangeInclusive<f64>) -> Day {
         .filter(|at| f64::from(day.posts[*at]) > f64::from(day.in_backoff[*at]) / LEAST_PAUSE + 2.0 * mean)
         .count();
     println!(
-        "  seconds over (replicas in backoff / {LEAST_PAUSE}) + 2 x the mean, start-up aside: {over}; \
-         chance alone would make {:.0} seconds over 2 x the mean",
+        "  seconds with more POSTs than retries (replicas in backoff / {LEAST_PAUSE}) and twice the mean explain, start-up \
+         aside: {over}; by chance alone {:.0}",
         above(2.0 * mean, mean) * f64::from(u32::try_from(DAY - STARTED).expect("a day"))
     );
     match day.without_token.iter().position(|replicas| *replicas > 0) {

@@ -136,6 +136,7 @@ impl State {
     }
 
     /// The token, if there is one that meets the need at once.
+    #[inline]
     pub(crate) fn usable(&self, now: Moment, need: Need<'_>) -> Option<&AccessToken> {
         let held = self.held.as_ref()?;
         let usable = !now.has_reached(held.unusable) && held.meets(now, need);
@@ -152,6 +153,7 @@ impl State {
     }
 
     /// Whether it is time for a refresh, and nobody sees to it yet.
+    #[inline]
     pub(crate) fn renewal_is_due(&self, now: Moment) -> bool {
         // The hot path ends here: for a fresh token two comparisons do, without any sum.
         let fresh = self.held.as_ref().is_some_and(|held| held.is_fresh(now));
@@ -358,6 +360,7 @@ impl Attempt {
 }
 
 impl Held {
+    #[inline]
     fn meets(&self, now: Moment, need: Need<'_>) -> bool {
         match need {
             Need::Usable => true,
@@ -376,6 +379,7 @@ impl Held {
         }
     }
 
+    #[inline]
     fn is_fresh(&self, now: Moment) -> bool {
         !self.suspected && !now.has_reached(self.stale)
     }
