@@ -42,6 +42,8 @@ pub(crate) struct Day {
 
 impl Day {
     pub(crate) fn play(refresh_at: RangeInclusive<f64>) -> Self {
+        // The same day every time: whatever is drawn, is drawn on this thread.
+        fastrand::seed(1);
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.expect("a runtime").block_on(play(refresh_at))
     }
