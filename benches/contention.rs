@@ -12,35 +12,15 @@ mod common;
 use std::{
     hint::black_box,
     sync::Arc,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use arc_swap::ArcSwap;
-use common::{LIFE, fresh, header};
+use common::{Held, fresh};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use http::HeaderValue;
 use osdatahub_auth::TokenManager;
 use tokio::{runtime::Runtime, sync::Barrier};
-
-struct Held {
-    header: HeaderValue,
-    start: (tokio::time::Instant, SystemTime),
-}
-
-impl Held {
-    fn new() -> Self {
-        Self {
-            header: header(),
-            start: (tokio::time::Instant::now(), SystemTime::now()),
-        }
-    }
-
-    fn header(&self) -> HeaderValue {
-        let (monotonic, wall) = self.start;
-        assert!(monotonic.elapsed() < LIFE && wall.elapsed().is_ok_and(|age| age < LIFE));
-        self.header.clone()
-    }
-}
 
 /// Where a token is held.
 trait Cell: Send + Sync + 'static {

@@ -13,13 +13,13 @@ mod common;
 use std::{
     process::ExitCode,
     sync::RwLock,
-    time::{Duration, Instant, SystemTime},
+    time::{Duration, Instant},
 };
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use common::{ConstantHeader, LIFE, Limit, chain, finish, fresh, header, poll_once, ratio, report, send};
-use http::{Extensions, HeaderMap, HeaderValue, header::AUTHORIZATION};
+use common::{ConstantHeader, Held, Limit, chain, finish, fresh, header, poll_once, ratio, report, send};
+use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use osdatahub_auth::BearerAuth;
 use reqwest::{Request, Response};
 use reqwest_middleware::{Middleware, Next, Result};
@@ -71,20 +71,16 @@ fn time(call: &mut dyn FnMut()) -> Duration {
 }
 
 /// The least that a token costs which expires, and which others replace meanwhile.
-struct Floor(RwLock<(HeaderValue, tokio::time::Instant, SystemTime)>);
+struct Floor(RwLock<Held>);
 
 impl Floor {
     fn new() -> Self {
-        Self(RwLock::new((header(), tokio::time::Instant::now(), SystemTime::now())))
+        Self(RwLock::new(Held::new()))
     }
 
     fn insert_into(&self, headers: &mut HeaderMap) {
-        let held = self.0.read().expect("nobody panics");
-        let fresh = held.1.elapsed() < LIFE && held.2.elapsed().is_ok_and(|age| age < LIFE);
-        assert!(fresh);
-        let value = held.0.clone();
-        drop(held);
-        headers.insert(AUTHORIZATION, value);
+        let header = self.0.read().expect("nobody panics").header();
+        headers.insert(AUTHORIZATION, header);
     }
 }
 

@@ -29,6 +29,8 @@ use tokio::{
 };
 
 const ROUNDS: usize = 9;
+/// Nobody is to lose it while a hundred thousand are spawned.
+const PATIENCE: Duration = Duration::from_secs(60);
 
 /// Answers when it is told to.
 #[derive(Default)]
@@ -53,13 +55,50 @@ struct Stampede {
 }
 
 fn stampede(callers: u32) -> Stampede {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let gate = Arc::new(Gate::default());
-    // Nobody is to lose patience while a hundred thousand are spawned.
-    let tokens = TokenManager::builder(gate.clone())
-        .acquire_timeout(Duration::from_secs(60))
-        .build();
+    let tokens = TokenManager::builder(gate.clone()).acquire_timeout(PATIENCE).build();
     let tokens = tokens.expect("a positive time");
+    let wait = |come: Arc<AtomicU32>| {
+        let tokens = tokens.clone();
+        async move {
+            come.fetch_add(1, Ordering::Relaxed);
+            drop(tokens.token().await.expect("a token"));
+        }
+    };
+    let (took, bytes) = crowd(callers, wait, || gate.open.notify_one());
+    Stampede {
+        took,
+        bytes,
+        posts: gate.fetches.load(Ordering::Relaxed),
+    }
+}
+
+/// The same with nothing but tokio: tasks that wait for one change.
+fn floor(callers: u32) -> Duration {
+    let (change, _) = watch::channel(());
+    let wait = |come: Arc<AtomicU32>| {
+        let mut change = change.subscribe();
+        async move {
+            come.fetch_add(1, Ordering::Relaxed);
+            timeout(PATIENCE, change.changed())
+                .await
+                .expect("in time")
+                .expect("a change");
+        }
+    };
+    crowd(callers, wait, || {
+        change.send_replace(());
+    })
+    .0
+}
+
+/// How long it takes from before the first task is spawned until the last has had what it waits for, and the bytes that
+/// were held at most. Each says that it has come, by the counter, and they are released when all have.
+fn crowd<F>(callers: u32, wait: impl Fn(Arc<AtomicU32>) -> F, release: impl Fn()) -> (Duration, u64)
+where
+    F: Future<Output = ()> + Send + 'static,
+{
+    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut took = Duration::ZERO;
     let counted = measure(|| {
         runtime.block_on(async {
@@ -67,55 +106,19 @@ fn stampede(callers: u32) -> Stampede {
             let come = Arc::new(AtomicU32::new(0));
             let mut waiting = JoinSet::new();
             for _ in 0..callers {
-                let (tokens, come) = (tokens.clone(), come.clone());
-                waiting.spawn(async move {
-                    come.fetch_add(1, Ordering::Relaxed);
-                    tokens.token().await.map(|_| ())
-                });
+                waiting.spawn(wait(come.clone()));
             }
             while come.load(Ordering::Relaxed) < callers {
                 yield_now().await;
             }
-            took = start.elapsed();
-            let answered = Instant::now();
-            gate.open.notify_one();
-            while let Some(served) = waiting.join_next().await {
-                served.expect("no panic").expect("a token");
+            release();
+            while let Some(ended) = waiting.join_next().await {
+                ended.expect("no panic");
             }
-            took += answered.elapsed();
+            took = start.elapsed();
         });
     });
-    Stampede {
-        took,
-        bytes: counted.bytes_max,
-        posts: gate.fetches.load(Ordering::Relaxed),
-    }
-}
-
-/// The same with nothing but tokio: tasks that wait for one change.
-fn floor(callers: u32) -> Duration {
-    let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
-    runtime.block_on(async {
-        let start = Instant::now();
-        let (change, _) = watch::channel(());
-        let come = Arc::new(AtomicU32::new(0));
-        let mut waiting = JoinSet::new();
-        for _ in 0..callers {
-            let (mut changed, come) = (change.subscribe(), come.clone());
-            waiting.spawn(async move {
-                come.fetch_add(1, Ordering::Relaxed);
-                timeout(Duration::from_secs(60), changed.changed()).await
-            });
-        }
-        while come.load(Ordering::Relaxed) < callers {
-            yield_now().await;
-        }
-        change.send_replace(());
-        while let Some(ended) = waiting.join_next().await {
-            ended.expect("no panic").expect("in time").expect("a change");
-        }
-        start.elapsed()
-    })
+    (took, counted.bytes_max)
 }
 
 fn main() -> ExitCode {

@@ -1,50 +1,20 @@
 //! What is allocated: nothing for a token that is fresh, little for a manager, and no more for an answer without an end.
 
+#[path = "../benches/common/mod.rs"]
+mod common;
+
 use std::{
     io::{Read, Write},
     net::TcpListener,
-    pin::pin,
-    task::{Context, Poll, Waker},
     time::Duration,
 };
 
 use allocation_counter::{AllocationInfo, measure};
-use http::{Extensions, HeaderValue, header::AUTHORIZATION};
-use osdatahub_auth::{
-    AccessToken, BearerAuth, Error, ErrorKind, ProjectCredentials, TokenEndpoint, TokenManager, TokenSource,
-};
+use common::{ConstantHeader, Fixed, LIFE, fresh, header, poll_once};
+use http::{Extensions, header::AUTHORIZATION};
+use osdatahub_auth::{BearerAuth, ErrorKind, ProjectCredentials, TokenEndpoint, TokenManager, TokenSource};
 use reqwest::{Request, Response};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next, Result};
-use tokio::runtime::Runtime;
-
-struct OneToken;
-
-#[async_trait::async_trait]
-impl TokenSource for OneToken {
-    async fn fetch(&self, _replaces: Option<&AccessToken>) -> std::result::Result<AccessToken, Error> {
-        AccessToken::new("ZclClFcksJlZ19vnJOt09Yj3xme0", Duration::from_secs(299))
-    }
-}
-
-/// On a runtime of one thread, which is the one whose allocations are counted.
-fn with_fresh_token() -> (Runtime, TokenManager) {
-    let runtime = tokio::runtime::Builder::new_current_thread()
-        .enable_all()
-        .build()
-        .unwrap();
-    let tokens = TokenManager::builder(OneToken).build().unwrap();
-    runtime.block_on(tokens.token()).unwrap();
-    (runtime, tokens)
-}
-
-/// The result of a future that is ready at once.
-fn now<T>(future: impl Future<Output = T>) -> T {
-    let mut context = Context::from_waker(Waker::noop());
-    match pin!(future).poll(&mut context) {
-        Poll::Ready(result) => result,
-        Poll::Pending => panic!("it waits"),
-    }
-}
 
 #[test]
 fn the_counter_counts() {
@@ -54,13 +24,13 @@ fn the_counter_counts() {
 
 #[test]
 fn a_fresh_token_costs_no_allocation() {
-    let (runtime, tokens) = with_fresh_token();
+    let (tokens, runtime) = fresh();
     let _entered = runtime.enter();
     let counted = measure(|| {
         for _ in 0..100 {
-            let token = now(tokens.token()).unwrap();
+            let token = poll_once(tokens.token()).unwrap();
             drop((token.header_value(), token.remaining()));
-            now(tokens.token_lasting(Duration::from_secs(60))).unwrap();
+            poll_once(tokens.token_lasting(Duration::from_secs(60))).unwrap();
             tokens.current().unwrap();
         }
     });
@@ -69,7 +39,8 @@ fn a_fresh_token_costs_no_allocation() {
 
 #[test]
 fn a_manager_takes_less_than_4_kib_beside_its_source() {
-    let counted = measure(|| std::mem::forget(TokenManager::builder(OneToken).build().unwrap()));
+    let counted =
+        measure(|| std::mem::forget(TokenManager::builder(Fixed::new(Duration::ZERO, LIFE)).build().unwrap()));
     assert!((1..4096).contains(&counted.bytes_current), "{counted:?}");
 }
 
@@ -84,16 +55,6 @@ impl Middleware for Terminal {
     }
 }
 
-struct ConstantHeader(HeaderValue);
-
-#[async_trait::async_trait]
-impl Middleware for ConstantHeader {
-    async fn handle(&self, mut request: Request, extensions: &mut Extensions, next: Next<'_>) -> Result<Response> {
-        request.headers_mut().insert(AUTHORIZATION, self.0.clone());
-        next.run(request, extensions).await
-    }
-}
-
 fn one_request(layer: impl Middleware) -> AllocationInfo {
     let client: ClientWithMiddleware = ClientBuilder::new(reqwest::Client::new())
         .with(layer)
@@ -105,18 +66,16 @@ fn one_request(layer: impl Middleware) -> AllocationInfo {
             .build()
     };
     // What is allocated once and for all is not counted.
-    now(client.execute(request().unwrap())).unwrap();
+    poll_once(client.execute(request().unwrap())).unwrap();
     let request = request().unwrap();
-    measure(|| drop(now(client.execute(request)).unwrap()))
+    measure(|| drop(poll_once(client.execute(request)).unwrap()))
 }
 
 #[test]
 fn a_request_allocates_no_more_than_with_a_constant_header() {
-    let (runtime, tokens) = with_fresh_token();
+    let (tokens, runtime) = fresh();
     let _entered = runtime.enter();
-    let mut header = HeaderValue::from_static("Bearer ZclClFcksJlZ19vnJOt09Yj3xme0");
-    header.set_sensitive(true);
-    let constant = one_request(ConstantHeader(header));
+    let constant = one_request(ConstantHeader(header()));
     let ours = one_request(BearerAuth::new(tokens).replay_rejected(false));
     assert!(constant.count_total > 0, "what reqwest and its middleware cost");
     assert!(ours.count_total <= constant.count_total, "{ours:?}, not {constant:?}");
@@ -136,7 +95,7 @@ fn an_answer_without_an_end_takes_less_than_1_mib() {
     let credentials = ProjectCredentials::new("key", "secret").unwrap();
     let endpoint = TokenEndpoint::builder(credentials).token_url(url.parse().unwrap());
     let endpoint = endpoint.build().unwrap();
-    let (runtime, _) = with_fresh_token();
+    let (_, runtime) = fresh();
     let counted = measure(|| {
         let error = runtime.block_on(endpoint.fetch(None)).unwrap_err();
         assert_eq!(error.kind(), ErrorKind::MalformedResponse);

@@ -4,7 +4,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Answer, LIFE, Source, millis, secs};
+use common::{Answer, KINDS, LIFE, Source, millis, secs};
 use osdatahub_auth::{AccessToken, ErrorKind, TokenManager, TokenState};
 use tokio::time::{Instant, advance, sleep, timeout};
 
@@ -270,17 +270,8 @@ async fn keep_warm_renews_without_traffic_until_the_guard_is_dropped() {
 
 #[tokio::test(start_paused = true)]
 async fn keep_warm_goes_on_through_failures() {
-    let kinds = [
-        ErrorKind::Configuration,
-        ErrorKind::CredentialsRejected,
-        ErrorKind::RequestRejected,
-        ErrorKind::RateLimited,
-        ErrorKind::Unavailable,
-        ErrorKind::MalformedResponse,
-        ErrorKind::Timeout,
-    ];
-    let source = Source::new(move |n| match n {
-        2..=8 => Answer::failure(kinds[n - 2]),
+    let source = Source::new(|n| match n {
+        2..=8 => Answer::failure(KINDS[n - 2]),
         _ => Answer::token(LIFE),
     });
     let tokens = source.manager();

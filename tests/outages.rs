@@ -5,7 +5,7 @@ mod common;
 
 use std::time::Duration;
 
-use common::{Answer, LIFE, Source, millis, secs};
+use common::{Answer, KINDS, LIFE, Source, millis, secs};
 use osdatahub_auth::{Error, ErrorKind, TokenState};
 use tokio::time::{Instant, advance, sleep};
 
@@ -267,15 +267,7 @@ async fn rejected_credentials_are_tried_again_so_a_rotated_secret_needs_no_resta
 
 #[tokio::test(start_paused = true)]
 async fn no_kind_of_failure_is_for_ever() {
-    for kind in [
-        ErrorKind::Configuration,
-        ErrorKind::CredentialsRejected,
-        ErrorKind::RequestRejected,
-        ErrorKind::RateLimited,
-        ErrorKind::Unavailable,
-        ErrorKind::MalformedResponse,
-        ErrorKind::Timeout,
-    ] {
+    for kind in KINDS {
         let source = Source::new(move |n| match n {
             1..=20 => Answer::failure(kind),
             _ => Answer::token(LIFE),

@@ -5,6 +5,8 @@
 //! `SIMULATION_SEEDS=1000000 cargo nextest run --release --test simulation` runs longer than usual, and
 //! `SIMULATION_SEED=17` one story alone.
 
+mod common;
+
 use std::{
     collections::{HashMap, HashSet},
     panic::catch_unwind,
@@ -18,6 +20,7 @@ use std::{
 };
 
 use async_trait::async_trait;
+use common::{KINDS, secs};
 use fastrand::Rng;
 use osdatahub_auth::{AccessToken, Error, ErrorKind, TokenManager, TokenSource};
 use tokio::{
@@ -37,10 +40,6 @@ const ACQUIRE_TIMEOUT: Duration = secs(10);
 /// How far the next fetch has to keep from the end of the last.
 const A_SUCCESS: Duration = secs(1);
 const A_FAILURE: Duration = Duration::from_millis(500);
-
-const fn secs(seconds: u64) -> Duration {
-    Duration::from_secs(seconds)
-}
 
 #[test]
 fn every_story_keeps_the_promises() {
@@ -297,16 +296,7 @@ impl Truth {
             5 => Plan::Same,
             6 => Plan::Panic,
             _ => {
-                let kinds = [
-                    ErrorKind::Configuration,
-                    ErrorKind::CredentialsRejected,
-                    ErrorKind::RequestRejected,
-                    ErrorKind::RateLimited,
-                    ErrorKind::Unavailable,
-                    ErrorKind::MalformedResponse,
-                    ErrorKind::Timeout,
-                ];
-                let error = Error::new(kinds[rng.usize(..kinds.len())], "scripted");
+                let error = Error::new(KINDS[rng.usize(..KINDS.len())], "scripted");
                 Plan::Fail(match rng.u8(0..3) {
                     0 => error.with_retry_after(secs(rng.u64(0..100))),
                     _ => error,

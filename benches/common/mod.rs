@@ -1,5 +1,8 @@
 //! What the benches share: ratios of two things that take turns, and how a figure is told.
-#![expect(dead_code, reason = "each bench uses its own part of this")]
+#![expect(
+    dead_code,
+    reason = "each bench uses its own part of this, as tests/allocations.rs does"
+)]
 
 use std::{
     fmt::Display,
@@ -10,7 +13,7 @@ use std::{
         atomic::{AtomicBool, AtomicU32, Ordering},
     },
     task::{Context, Poll, Waker},
-    time::Duration,
+    time::{Duration, SystemTime},
 };
 
 use async_trait::async_trait;
@@ -49,9 +52,7 @@ impl Fixed {
 impl TokenSource for Fixed {
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
         let token = AccessToken::new(TOKEN, self.life)?;
-        if !self.delay.is_zero() {
-            tokio::time::sleep(self.delay).await;
-        }
+        tokio::time::sleep(self.delay).await;
         self.fetches.fetch_add(1, Ordering::Relaxed);
         Ok(token)
     }
@@ -106,6 +107,27 @@ pub(crate) fn header() -> HeaderValue {
     // A header's first clone allocates what the others share.
     let _ = header.clone();
     header
+}
+
+/// What a token needs that expires: its header, and since when it counts on both clocks.
+pub(crate) struct Held {
+    header: HeaderValue,
+    since: (tokio::time::Instant, SystemTime),
+}
+
+impl Held {
+    pub(crate) fn new() -> Self {
+        Self {
+            header: header(),
+            since: (tokio::time::Instant::now(), SystemTime::now()),
+        }
+    }
+
+    pub(crate) fn header(&self) -> HeaderValue {
+        let (monotonic, wall) = self.since;
+        assert!(monotonic.elapsed() < LIFE && wall.elapsed().is_ok_and(|age| age < LIFE));
+        self.header.clone()
+    }
 }
 
 /// A manager that holds a fresh token, and the runtime that it got it on.
@@ -171,8 +193,7 @@ pub(crate) fn report(name: impl Display, measured: f64, limit: Limit) {
 
 /// Ends a bench: with 2 if one of its figures is over its limit.
 pub(crate) fn finish() -> std::process::ExitCode {
-    let over = OVER.load(Ordering::Relaxed);
-    if over {
+    if OVER.load(Ordering::Relaxed) {
         2.into()
     } else {
         std::process::ExitCode::SUCCESS

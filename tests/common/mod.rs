@@ -12,6 +12,17 @@ use std::{
 use osdatahub_auth::{AccessToken, Error, ErrorKind, TokenManager, TokenSource};
 use tokio::time::{Instant, sleep};
 
+/// Every kind of failure.
+pub(crate) const KINDS: [ErrorKind; 7] = [
+    ErrorKind::Configuration,
+    ErrorKind::CredentialsRejected,
+    ErrorKind::RequestRejected,
+    ErrorKind::RateLimited,
+    ErrorKind::Unavailable,
+    ErrorKind::MalformedResponse,
+    ErrorKind::Timeout,
+];
+
 pub(crate) const LIFE: Duration = Duration::from_secs(299);
 
 pub(crate) const fn secs(seconds: u64) -> Duration {
