@@ -65,8 +65,8 @@ impl<T: CredentialsProvider + ?Sized> CredentialsProvider for Arc<T> {
 /// A [`CredentialsProvider`] that always hands over itself. `Debug` shows neither.
 #[derive(Clone)]
 pub struct ProjectCredentials {
-    key: SecretString,
-    secret: SecretString,
+    pub(crate) key: SecretString,
+    pub(crate) secret: SecretString,
 }
 
 impl ProjectCredentials {

@@ -18,7 +18,9 @@ use reqwest::{Client, ClientBuilder, Response, Url, dns, redirect, retry};
 use tokio::time::timeout;
 use url::Position;
 
-use crate::{AccessToken, CredentialsProvider, Error, ErrorKind, TokenSource, clock::Moment, schedule, scope};
+use crate::{
+    AccessToken, CredentialsProvider, Error, ErrorKind, ProjectCredentials, TokenSource, clock::Moment, schedule, scope,
+};
 
 /// [OS's documentation](https://docs.os.uk/os-apis/core-concepts/authentication) of it.
 const OS_TOKEN_URL: &str = "https://api.os.uk/oauth2/token/v1";
@@ -37,9 +39,9 @@ const LONGEST_ANSWER: usize = 64 * 1024;
 /// It caches nothing: no token, no credentials and no idle connection. Redirects are never followed, since a 307 would
 /// send key and secret on to wherever it points.
 pub struct TokenEndpoint {
-    credentials: Arc<dyn CredentialsProvider>,
-    token_url: Url,
-    request_timeout: Duration,
+    pub(crate) credentials: Arc<dyn CredentialsProvider>,
+    pub(crate) token_url: Url,
+    pub(crate) request_timeout: Duration,
     client: Client,
 }
 
@@ -54,12 +56,11 @@ impl TokenEndpoint {
         }
     }
 
-    async fn request(&self) -> Result<AccessToken, Error> {
-        let basic = self.credentials.credentials().await?.basic_auth()?;
+    pub(crate) async fn request(&self, credentials: &ProjectCredentials) -> Result<AccessToken, Error> {
         let request = self
             .client
             .post(self.token_url.clone())
-            .header(header::AUTHORIZATION, basic)
+            .header(header::AUTHORIZATION, credentials.basic_auth()?)
             .header(header::ACCEPT, "application/json")
             .header(header::CONTENT_TYPE, "application/x-www-form-urlencoded")
             .body("grant_type=client_credentials");
@@ -92,7 +93,7 @@ impl TokenEndpoint {
 impl TokenSource for TokenEndpoint {
     /// Asks for a new token, whatever it replaces: OS gives a new one every time.
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        self.request().await
+        self.request(&self.credentials.credentials().await?).await
     }
 }
 

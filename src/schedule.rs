@@ -51,19 +51,21 @@ pub(crate) struct Windows {
 
 impl Windows {
     /// The windows of a token with this life, to be renewed at this share of it.
-    ///
-    /// The last stretch is kept back, so that a request that leaves with the token also arrives with it: a thirtieth of
-    /// the life, at least half a second and at most ten, but never more than a tenth.
     pub(crate) fn new(life: Duration, refresh_at: f64) -> Self {
-        let margin = (life / 30)
-            .clamp(Duration::from_millis(500), Duration::from_secs(10))
-            .min(life / 10);
-        let unusable = life.saturating_sub(margin);
+        let unusable = life.saturating_sub(kept_back(life));
         Self {
             stale: life.mul_f64(refresh_at).min(unusable),
             unusable,
         }
     }
+}
+
+/// The last stretch of a life, kept back so that a request that leaves with the token also arrives with it: a thirtieth
+/// of it, at least half a second and at most ten, but never more than a tenth.
+pub(crate) fn kept_back(life: Duration) -> Duration {
+    (life / 30)
+        .clamp(Duration::from_millis(500), Duration::from_secs(10))
+        .min(life / 10)
 }
 
 /// What came of an attempt that failed, as far as the next one is concerned.
