@@ -74,7 +74,7 @@
 //! |---|---|
 //! | [`BearerAuth`] | the layer in the chain: which requests get the token, what a 401 does |
 //! | [`TokenManager`] | holds the token: fresh, stale, unusable; one refresh in flight; backoff |
-//! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], or your own |
+//! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], `SharedSource` in front of it, or your own |
 //! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
 //! | [`Error`] | why no token could be had; [`Error::find_in`] finds it behind a chain |
 //!
@@ -109,6 +109,8 @@
 //! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. If your own `reqwest` has TLS already, as by
 //!   default, you need neither. Without any, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says
 //!   so.
+//! - `redis`: `SharedSource`, one token for many processes through Redis or Valkey. No TLS for `rediss://`: that is a
+//!   feature of the crate `redis` itself.
 //! - `test-util`: `FakeDataHub`.
 //!
 //! # Limits
@@ -138,6 +140,10 @@ mod middleware;
 mod rejection;
 mod schedule;
 mod scope;
+#[cfg(feature = "redis")]
+mod seal;
+#[cfg(feature = "redis")]
+mod shared;
 mod source;
 mod token;
 
@@ -149,6 +155,9 @@ mod readme {}
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub use self::fake::{FakeAnswer, FakeDataHub, ReceivedRequest};
+#[cfg(feature = "redis")]
+#[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
+pub use self::shared::{SharedSource, SharedSourceBuilder};
 pub use self::{
     credentials::{CredentialsProvider, FileCredentials, ProjectCredentials},
     endpoint::{TokenEndpoint, TokenEndpointBuilder},

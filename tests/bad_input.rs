@@ -4,8 +4,8 @@ use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
 use async_trait::async_trait;
 use osdatahub_auth::{
-    AccessToken, BearerAuth, CredentialsProvider, Error, ErrorKind, FileCredentials, ProjectCredentials, TokenEndpoint,
-    TokenManager, TokenSource,
+    AccessToken, BearerAuth, CredentialsProvider, Error, ErrorKind, FileCredentials, ProjectCredentials, SharedSource,
+    SharedSourceBuilder, TokenEndpoint, TokenManager, TokenSource,
 };
 
 fn credentials() -> ProjectCredentials {
@@ -194,4 +194,33 @@ fn nothing_that_holds_a_secret_shows_it() {
     shows(&tokens, "Missing");
     shows(&tokens.status(), "Missing");
     shows(&BearerAuth::new(tokens), "BearerAuth");
+}
+
+#[test]
+fn a_redis_url_prefix_or_time_limit_that_cannot_be_meant_is_refused() {
+    let source = |redis_url: &str| {
+        let endpoint = TokenEndpoint::builder(credentials()).build().unwrap();
+        SharedSource::builder(endpoint, redis_url)
+    };
+    for (url, secret) in [
+        ("", ""),
+        ("canary", "canary"),
+        ("redis://:canary@", "canary"),
+        ("redis://:canary@host:port", "canary"),
+        ("redis://:canary@host/database", "canary"),
+        ("https://:canary@host", "canary"),
+        // No TLS is compiled into the crate redis here.
+        ("rediss://:canary@host", "canary"),
+    ] {
+        refused(source(url).build(), "redis_url", secret);
+    }
+    let set = |with: fn(SharedSourceBuilder) -> SharedSourceBuilder| with(source("redis://host")).build();
+    refused(set(|source| source.prefix("")), "prefix", "");
+    refused(set(|source| source.time_limit(Duration::ZERO)), "time_limit", "");
+    refused(
+        set(|source| source.time_limit(Duration::from_secs(6))),
+        "time_limit",
+        "",
+    );
+    assert!(set(|source| source.prefix("p").time_limit(Duration::from_secs(5))).is_ok());
 }

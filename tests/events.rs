@@ -2,100 +2,14 @@
 //! In paused time, with a source inside the process, except for what only the token endpoint tells.
 
 mod common;
-
-use std::{
-    fmt::{Debug, Write},
-    sync::{Arc, Mutex},
-};
+#[path = "common/told.rs"]
+mod told;
 
 use common::{Answer, LIFE, Source, secs};
 use osdatahub_auth::{ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager, TokenSource};
 use tokio::time::sleep;
-use tracing::{
-    Event, Instrument, Level, Subscriber,
-    field::{Field, Visit},
-    span::{Attributes, Id},
-    subscriber::DefaultGuard,
-};
-use tracing_subscriber::{
-    layer::{Context, Layer, SubscriberExt},
-    registry::LookupSpan,
-    util::SubscriberInitExt,
-};
-
-/// Everything that this library tells, in the order in which it did.
-#[derive(Clone, Default)]
-struct Told(Arc<Mutex<Vec<(Level, String)>>>);
-
-impl Told {
-    fn listen() -> (Self, DefaultGuard) {
-        let told = Self::default();
-        let guard = tracing_subscriber::registry().with(told.clone()).set_default();
-        (told, guard)
-    }
-
-    fn add(&self, level: Level, text: String) {
-        self.0.lock().unwrap().push((level, text));
-    }
-
-    /// What begins like this.
-    fn starting_with(&self, beginning: &str) -> Vec<(Level, String)> {
-        let told = self.0.lock().unwrap().clone();
-        told.into_iter()
-            .filter(|(_, text)| text.starts_with(beginning))
-            .collect()
-    }
-}
-
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Told {
-    fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
-        if event.metadata().target().starts_with("osdatahub_auth") {
-            let mut fields = Fields::default();
-            event.record(&mut fields);
-            let span = context.event_span(event).map_or("no span", |span| span.name());
-            self.add(
-                *event.metadata().level(),
-                format!("{}{} in {span}", fields.message, fields.rest),
-            );
-        }
-    }
-
-    fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
-        let span = context.span(id).unwrap();
-        let parent = span.parent().map_or("none", |parent| parent.name());
-        self.add(
-            *attributes.metadata().level(),
-            format!("span {}, parent {parent}", span.name()),
-        );
-    }
-
-    fn on_follows_from(&self, span: &Id, follows: &Id, context: Context<'_, S>) {
-        let [span, follows] = [span, follows].map(|id| context.span(id).unwrap().name());
-        self.add(Level::TRACE, format!("{span} follows from {follows}"));
-    }
-}
-
-#[derive(Default)]
-struct Fields {
-    message: String,
-    rest: String,
-}
-
-impl Visit for Fields {
-    fn record_debug(&mut self, field: &Field, value: &dyn Debug) {
-        if field.name() == "message" {
-            self.message = format!("{value:?}");
-        } else {
-            write!(self.rest, " {}={value:?}", field.name()).unwrap();
-        }
-    }
-
-    fn record_error(&mut self, field: &Field, value: &(dyn std::error::Error + 'static)) {
-        let causes = std::iter::successors(Some(value), |&error| error.source());
-        let causes: Vec<_> = causes.map(ToString::to_string).collect();
-        write!(self.rest, " {}={}", field.name(), causes.join(": ")).unwrap();
-    }
-}
+use told::Told;
+use tracing::{Instrument, Level};
 
 /// Nine failures of this kind, then a token.
 async fn an_outage(kind: ErrorKind) -> Told {

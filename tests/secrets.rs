@@ -1,6 +1,10 @@
 //! No secret in any log line, span, `Debug` or `Display`, whatever happens. One test, as it listens to the whole
 //! process.
 
+mod common;
+#[path = "common/redis.rs"]
+mod redis_server;
+
 use std::{
     fmt::Debug,
     io,
@@ -9,7 +13,11 @@ use std::{
 };
 
 use base64::{Engine, engine::general_purpose::STANDARD};
-use osdatahub_auth::{BearerAuth, Error, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenManager};
+use osdatahub_auth::{
+    BearerAuth, Error, FakeAnswer, FakeDataHub, ProjectCredentials, SharedSource, TokenEndpoint, TokenManager,
+    TokenSource,
+};
+use redis_server::RedisServer;
 use reqwest_middleware::ClientBuilder;
 use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
 use reqwest_tracing::{SpanBackendWithUrl, TracingMiddleware};
@@ -19,6 +27,7 @@ const KEY: &str = "CanaryKey0123456789";
 const SECRET: &str = "CanarySecret456";
 const TOKEN: &str = "CanaryToken789";
 const BODY: &str = "CanaryBody";
+const REDIS_PASSWORD: &str = "CanaryPassword";
 
 #[derive(Clone, Default)]
 struct Log(Arc<Mutex<Vec<u8>>>);
@@ -60,9 +69,10 @@ async fn no_secret_shows_anywhere_at_trace_on_any_path() {
         })
         .init();
     let hub = FakeDataHub::start().await.unwrap();
-    let endpoint = endpoint(&hub, &log);
+    let endpoint = Arc::new(endpoint(&hub, &log));
     fail_in_every_way(&hub, &endpoint, &log).await;
     use_a_chain(&hub, &endpoint, &log).await;
+    share_through_redis(&hub, &log).await;
     log.add(&hub);
     log.add(&hub.received());
 
@@ -74,18 +84,20 @@ async fn no_secret_shows_anywhere_at_trace_on_any_path() {
         "TRACE",
         "hyper",
         "CredentialsRejected",
+        "access token adopted",
+        "does not accept the user or the password",
     ] {
         assert!(shown.contains(expected), "{expected} is missing");
     }
     // … and heard nothing.
     let basic = STANDARD.encode(format!("{KEY}:{SECRET}"));
-    for secret in [KEY, SECRET, TOKEN, BODY, basic.trim_end_matches('=')] {
+    for secret in [KEY, SECRET, TOKEN, BODY, REDIS_PASSWORD, basic.trim_end_matches('=')] {
         let found = shown.lines().find(|line| line.contains(secret));
         assert!(found.is_none(), "{secret} in {found:?}");
     }
 }
 
-fn endpoint(hub: &FakeDataHub, log: &Log) -> Arc<TokenEndpoint> {
+fn endpoint(hub: &FakeDataHub, log: &Log) -> TokenEndpoint {
     let credentials = ProjectCredentials::new(KEY, SECRET).unwrap();
     log.add(&credentials);
     let builder = TokenEndpoint::builder(credentials)
@@ -96,7 +108,7 @@ fn endpoint(hub: &FakeDataHub, log: &Log) -> Arc<TokenEndpoint> {
     log.add(&builder);
     let endpoint = builder.build().unwrap();
     log.add(&endpoint);
-    Arc::new(endpoint)
+    endpoint
 }
 
 fn token_answer(number: usize) -> FakeAnswer {
@@ -179,4 +191,32 @@ async fn use_a_chain(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log
     let error = client.get(hub.url("/search/x")).send().await.unwrap_err();
     assert!(Error::find_in(&error).is_some());
     log.add_error(&error);
+}
+
+/// Shared, and not: a wrong password, a damaged entry, a Redis that is gone.
+async fn share_through_redis(hub: &FakeDataHub, log: &Log) {
+    let mut redis = RedisServer::start_with(&["--requirepass", REDIS_PASSWORD]).await;
+    let with_password = |password: &str| redis.url().replace("redis://", &format!("redis://:{password}@"));
+    let [right, wrong] = [
+        with_password(REDIS_PASSWORD),
+        with_password(&format!("{REDIS_PASSWORD}2")),
+    ];
+    hub.fail(token_answer(0));
+    let source = |url: &str| {
+        let builder = SharedSource::builder(endpoint(hub, log), url);
+        log.add(&builder);
+        let source = builder.build().unwrap();
+        log.add(&source);
+        source
+    };
+    log.add(&source(&wrong).fetch(None).await);
+    let source = source(&right);
+    for _ in 0..5 {
+        log.add(&source.fetch(None).await);
+        tokio::time::sleep(Duration::from_millis(50)).await;
+    }
+    redis.kill();
+    log.add(&source.fetch(None).await);
+    hub.fail(FakeAnswer::new(401, BODY));
+    log.add_error(&source.fetch(None).await.unwrap_err());
 }

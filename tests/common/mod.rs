@@ -33,6 +33,18 @@ pub(crate) const fn millis(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
+/// What the question brings, as soon as it brings anything. For what happens on a task or a process of its own.
+pub(crate) async fn eventually<T>(what: &str, mut question: impl AsyncFnMut() -> Option<T>) -> T {
+    let start = std::time::Instant::now();
+    loop {
+        if let Some(found) = question().await {
+            return found;
+        }
+        assert!(start.elapsed() < secs(20), "waited for 20 s: {what}");
+        sleep(millis(10)).await;
+    }
+}
+
 /// What a fetch comes to, and after how long.
 pub(crate) struct Answer {
     after: Duration,

@@ -1,4 +1,5 @@
 //! Servers that no HTTP library would build.
+#![allow(dead_code, reason = "each test binary uses its own part of this")]
 
 use std::{
     net::SocketAddr,

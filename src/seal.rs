@@ -1,0 +1,177 @@
+//! What a shared store gets to see of a token: a name that tells nothing, and a sealed entry. No I/O.
+
+use std::time::Duration;
+
+use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
+use chacha20poly1305::{
+    KeyInit, XChaCha20Poly1305, XNonce,
+    aead::{Aead, Generate, Payload},
+};
+use hkdf::Hkdf;
+use secrecy::{ExposeSecret, zeroize::Zeroizing};
+use sha2::Sha256;
+use url::Url;
+
+use crate::{AccessToken, ProjectCredentials};
+
+/// The number is that of an entry's layout: a version that changes it shares tokens among its own processes alone, and
+/// leaves those of others in peace.
+const SALT: &[u8] = b"osdatahub-auth shared token 1";
+
+/// In front of what is sealed.
+const NONCE_BYTES: usize = 24;
+
+/// Of what is sealed: the life, in milliseconds, then the token.
+const LIFE_BYTES: usize = 8;
+
+/// Seals one project's tokens for one token endpoint: all from the Project API Secret, so that only who has it can find
+/// an entry, read it or make one. After a rotation of the secret nothing fits any more.
+pub(crate) struct Seal {
+    name: String,
+    cipher: XChaCha20Poly1305,
+}
+
+/// What an entry holds.
+pub(crate) struct Unsealed {
+    pub(crate) token: Zeroizing<String>,
+    /// What was left of the token's life when it was sealed.
+    pub(crate) life: Duration,
+}
+
+impl Seal {
+    /// HKDF with SHA-256 (RFC 5869) makes both the key and the name from the secret. Its expansion is an HMAC, here of
+    /// all that two entries may differ in.
+    pub(crate) fn new(prefix: &str, credentials: &ProjectCredentials, token_url: &Url) -> Self {
+        let hkdf = Hkdf::<Sha256>::new(Some(SALT), credentials.secret.expose_secret().as_bytes());
+        // Neither a key nor a URL can hold a NUL, so no two pairs of them look alike.
+        let project = [credentials.key.expose_secret(), token_url.as_str()].join("\0");
+        let name = derive(&hkdf, &[b"name\0", project.as_bytes()]);
+        let key = derive(&hkdf, &[b"key\0", project.as_bytes()]);
+        Self {
+            name: format!("{prefix}:{{{}}}", URL_SAFE_NO_PAD.encode(*name)),
+            cipher: XChaCha20Poly1305::new((&*key).into()),
+        }
+    }
+
+    /// What the entry is called. The braces make Redis Cluster keep all that begins with it in one place.
+    pub(crate) fn name(&self) -> &str {
+        &self.name
+    }
+
+    /// An entry with the token and what is left of its life. `None` if the system has no random numbers.
+    pub(crate) fn seal(&self, token: &AccessToken) -> Option<Vec<u8>> {
+        let life = u64::try_from(token.remaining().as_millis()).ok()?;
+        let plain = Zeroizing::new([&life.to_be_bytes()[..], token.expose_secret().as_bytes()].concat());
+        let nonce = XNonce::try_generate().ok()?;
+        let sealed = self.cipher.encrypt(&nonce, self.payload(&plain)).ok()?;
+        Some([&nonce[..], &sealed].concat())
+    }
+
+    /// `None` if it is not what [`seal`](Self::seal) made for this very name.
+    pub(crate) fn open(&self, entry: &[u8]) -> Option<Unsealed> {
+        let (nonce, sealed) = entry.split_first_chunk::<NONCE_BYTES>()?;
+        let plain = self.cipher.decrypt(nonce.into(), self.payload(sealed)).ok()?;
+        let plain = Zeroizing::new(plain);
+        let (life, token) = plain.split_first_chunk::<LIFE_BYTES>()?;
+        Some(Unsealed {
+            token: Zeroizing::new(str::from_utf8(token).ok()?.to_owned()),
+            life: Duration::from_millis(u64::from_be_bytes(*life)),
+        })
+    }
+
+    /// An entry that was moved to another name does not open.
+    fn payload<'a>(&'a self, msg: &'a [u8]) -> Payload<'a, 'a> {
+        Payload {
+            msg,
+            aad: self.name.as_bytes(),
+        }
+    }
+}
+
+#[expect(clippy::expect_used, reason = "HKDF can make 8,160 bytes, and is asked for 32")]
+fn derive(hkdf: &Hkdf<Sha256>, what_for: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+    let mut derived = Zeroizing::new([0; 32]);
+    hkdf.expand_multi_info(what_for, &mut *derived)
+        .expect("32 bytes are not too many");
+    derived
+}
+
+#[cfg(test)]
+mod tests {
+    use proptest::prelude::*;
+
+    use super::*;
+
+    const LIFE: Duration = Duration::from_secs(299);
+
+    fn seal_of(prefix: &str, key: &str, secret: &str, token_url: &str) -> Seal {
+        let credentials = ProjectCredentials::new(key, secret).unwrap();
+        Seal::new(prefix, &credentials, &token_url.parse().unwrap())
+    }
+
+    fn seal() -> Seal {
+        seal_of("prefix", "key", "secret", "https://api.os.uk/oauth2/token/v1")
+    }
+
+    fn entry(token: &str) -> Vec<u8> {
+        seal().seal(&AccessToken::new(token, LIFE).unwrap()).unwrap()
+    }
+
+    #[test]
+    fn what_is_sealed_can_be_read_by_the_same_project_alone() {
+        let entry = entry("canary");
+        let unsealed = seal().open(&entry).unwrap();
+        assert_eq!(*unsealed.token, "canary");
+        assert!(unsealed.life <= LIFE && unsealed.life + Duration::from_secs(5) > LIFE);
+        for other in [
+            seal_of("other", "key", "secret", "https://api.os.uk/oauth2/token/v1"),
+            seal_of("prefix", "other", "secret", "https://api.os.uk/oauth2/token/v1"),
+            seal_of("prefix", "key", "other", "https://api.os.uk/oauth2/token/v1"),
+            seal_of("prefix", "key", "secret", "https://gateway.example/oauth2/token/v1"),
+        ] {
+            assert_ne!(other.name(), seal().name());
+            assert!(other.open(&entry).is_none());
+        }
+    }
+
+    #[test]
+    fn an_entry_under_another_name_does_not_open() {
+        let entry = entry("canary");
+        let moved = Seal {
+            name: "another".to_owned(),
+            ..seal()
+        };
+        assert!(moved.open(&entry).is_none());
+    }
+
+    #[test]
+    fn neither_name_nor_entry_shows_what_it_is_about() {
+        let seal = seal_of("prefix", "CanaryKey", "CanarySecret", "https://canary.example/");
+        let entry = seal.seal(&AccessToken::new("CanaryToken", LIFE).unwrap()).unwrap();
+        let shown = format!("{} {}", seal.name(), String::from_utf8_lossy(&entry)).to_lowercase();
+        assert!(shown.starts_with("prefix:{") && !shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn the_same_token_is_never_sealed_alike() {
+        assert_ne!(entry("t"), entry("t"));
+    }
+
+    #[test]
+    fn an_entry_that_was_changed_anywhere_is_unreadable() {
+        let entry = entry("canary");
+        for at in 0..entry.len() {
+            let mut changed = entry.clone();
+            changed[at] ^= 1;
+            assert!(seal().open(&changed).is_none(), "{at}");
+            assert!(seal().open(&entry[..at]).is_none(), "{at}");
+        }
+    }
+
+    proptest! {
+        #[test]
+        fn any_bytes_are_read_without_a_panic(entry: Vec<u8>) {
+            prop_assert!(seal().open(&entry).is_none());
+        }
+    }
+}
