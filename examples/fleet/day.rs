@@ -24,6 +24,10 @@ pub(crate) const OUTAGE: Range<usize> = 12 * 3_600..12 * 3_600 + 120;
 const LIFE: Duration = Duration::from_secs(299);
 const LIMIT_A_MINUTE: u32 = 600;
 const ANSWERS_AFTER: Duration = Duration::from_millis(80);
+/// Of the life of a shared token.
+const KEPT_BACK: Duration = Duration::from_secs(10);
+/// How long a replica waits for another that fetches.
+const PATIENCE: Duration = Duration::from_secs(7);
 
 pub(crate) struct Day {
     /// What the endpoint saw in each second.
@@ -40,17 +44,25 @@ pub(crate) struct Day {
     pub(crate) ever_without: u32,
 }
 
+/// Whether replicas share their tokens.
+#[derive(Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Sharing {
+    None,
+    All,
+}
+
 impl Day {
-    pub(crate) fn play(refresh_at: RangeInclusive<f64>) -> Self {
+    pub(crate) fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Self {
         // The same day every time: whatever is drawn, is drawn on this thread.
         fastrand::seed(1);
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.expect("a runtime").block_on(play(refresh_at))
+        runtime.expect("a runtime").block_on(play(refresh_at, sharing))
     }
 }
 
-async fn play(refresh_at: RangeInclusive<f64>) -> Day {
+async fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
     let endpoint = Arc::new(Endpoint::new());
+    let store = Arc::new(Store::default());
     let mut fleet = Vec::with_capacity(REPLICAS);
     for _ in 0..REPLICAS {
         let replica = Replica {
@@ -58,7 +70,14 @@ async fn play(refresh_at: RangeInclusive<f64>) -> Day {
             failing: Arc::default(),
         };
         let failing = replica.failing.clone();
-        let tokens = TokenManager::builder(replica).refresh_at(refresh_at.clone()).build();
+        let tokens = match sharing {
+            Sharing::None => TokenManager::builder(replica),
+            Sharing::All => TokenManager::builder(SharingReplica {
+                replica,
+                store: store.clone(),
+            }),
+        };
+        let tokens = tokens.refresh_at(refresh_at.clone()).build();
         let tokens = tokens.expect("a range within the bounds");
         tokio::spawn({
             let tokens = tokens.clone();
@@ -170,5 +189,53 @@ impl TokenSource for Replica {
         sleep(ANSWERS_AFTER).await;
         self.failing.store(answer.is_err(), Ordering::Relaxed);
         answer
+    }
+}
+
+/// What the library's `SharedSource` does through Redis, which paused time cannot wait for: an entry, and a lock.
+#[derive(Default)]
+struct Store {
+    entry: Mutex<Option<AccessToken>>,
+    locked: AtomicBool,
+}
+
+struct SharingReplica {
+    replica: Replica,
+    store: Arc<Store>,
+}
+
+impl SharingReplica {
+    /// The shared token, if it is newer than this one and good for a while.
+    fn newer_than(&self, replaces: Option<&AccessToken>) -> Option<AccessToken> {
+        let entry = self.store.entry.lock().expect("nobody panics").clone()?;
+        let left = entry.remaining();
+        let newer = replaces.is_none_or(|old| old.remaining() < left);
+        // A life counts from when a replica gets the token.
+        (newer && left > KEPT_BACK).then(|| AccessToken::new(entry.expose_secret(), left).expect("it was one"))
+    }
+}
+
+#[async_trait]
+impl TokenSource for SharingReplica {
+    async fn fetch(&self, replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
+        let give_up = Instant::now() + PATIENCE;
+        loop {
+            if let Some(token) = self.newer_than(replaces) {
+                self.replica.failing.store(false, Ordering::Relaxed);
+                return Ok(token);
+            }
+            let locked = !self.store.locked.swap(true, Ordering::Relaxed);
+            if locked || Instant::now() >= give_up {
+                let answer = self.replica.fetch(replaces).await;
+                if let Ok(token) = &answer {
+                    *self.store.entry.lock().expect("nobody panics") = Some(token.clone());
+                }
+                if locked {
+                    self.store.locked.store(false, Ordering::Relaxed);
+                }
+                return answer;
+            }
+            sleep(Duration::from_millis(fastrand::u64(50..150))).await;
+        }
     }
 }

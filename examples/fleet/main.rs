@@ -2,15 +2,16 @@
 //! the same second and run for a day. The endpoint grants 600 requests a minute, which is OS's limit in live mode, and
 //! answers 429 to the rest; at noon it is down for two minutes.
 //!
-//! `cargo run --release --example fleet [PLOT.svg]` plays that day twice in a minute or two, in paused time: once with
-//! renewals spread over 75 to 85 % of a token's life, as by default, and once with all of them at 80 %.
+//! `cargo run --release --example fleet [PLOT.svg]` plays that day three times in a few minutes, in paused time: with
+//! renewals spread over 75 to 85 % of a token's life, as by default, with all of them at 80 %, and with one token for all
+//! of them, as through Redis.
 
 mod day;
 mod plot;
 
 use std::{env, error::Error, ops::RangeInclusive, path::Path};
 
-use day::{DAY, Day, OUTAGE};
+use day::{DAY, Day, OUTAGE, Sharing};
 
 /// By then the first tokens have been had, and the endpoint's limit is not met any more.
 const STARTED: usize = 10 * 60;
@@ -20,24 +21,29 @@ const SETTLED: usize = 6 * 3_600;
 const LEAST_PAUSE: f64 = 7.5;
 
 fn main() -> Result<(), Box<dyn Error>> {
-    let jittered = play("renewed at 75 to 85 %", 0.75..=0.85);
-    let in_step = play("renewed at 80 %", 0.8..=0.8);
+    let jittered = play("renewed at 75 to 85 %", 0.75..=0.85, Sharing::None);
+    let in_step = play("renewed at 80 %", 0.8..=0.8, Sharing::None);
+    let shared = play("shared", 0.75..=0.85, Sharing::All);
     if let Some(path) = env::args().nth(1) {
         plot::draw(
             Path::new(&path),
-            &[("renewed at 75 to 85 %", &jittered), ("at 80 %", &in_step)],
+            &[
+                ("renewed at 75 to 85 %", &jittered),
+                ("at 80 %", &in_step),
+                ("shared", &shared),
+            ],
         )?;
         println!("plotted to {path}");
     }
     Ok(())
 }
 
-fn play(name: &str, refresh_at: RangeInclusive<f64>) -> Day {
-    let day = Day::play(refresh_at);
-    let mean = mean(&day.posts);
+fn play(name: &str, refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
+    let day = Day::play(refresh_at, sharing);
     println!(
-        "{name}: {} POSTs in a day, {mean:.2} a second",
-        day.posts.iter().sum::<u32>()
+        "{name}: {} POSTs in a day, {:.2} a second",
+        day.posts.iter().sum::<u32>(),
+        mean(&day.posts)
     );
     println!(
         "  refused with 429: {}, failed in the outage: {}",
@@ -49,21 +55,10 @@ fn play(name: &str, refresh_at: RangeInclusive<f64>) -> Day {
         day.posts[..60].iter().sum::<u32>(),
         day.all_served_after
     );
-    let settled = &day.posts[SETTLED..OUTAGE.start];
-    println!(
-        "  six hours on, until the outage: at most {:.2} x the mean in a minute, {:.2} in ten seconds, {:.2} in one",
-        busiest(settled, 60) / mean,
-        busiest(settled, 10) / mean,
-        busiest(settled, 1) / mean
-    );
-    let over = (STARTED..DAY)
-        .filter(|at| f64::from(day.posts[*at]) > f64::from(day.in_backoff[*at]) / LEAST_PAUSE + 2.0 * mean)
-        .count();
-    println!(
-        "  seconds with more POSTs than retries (replicas in backoff / {LEAST_PAUSE}) and twice the mean explain, start-up \
-         aside: {over}; by chance alone {:.0}",
-        above(2.0 * mean, mean) * f64::from(u32::try_from(DAY - STARTED).expect("a day"))
-    );
+    // One request every few minutes has no rhythm to speak of.
+    if sharing == Sharing::None {
+        print_rhythm(&day);
+    }
     match day.without_token.iter().position(|replicas| *replicas > 0) {
         None => println!("  no replica was ever without a usable token after its first"),
         Some(first) => println!(
@@ -81,6 +76,25 @@ fn play(name: &str, refresh_at: RangeInclusive<f64>) -> Day {
         ),
     }
     day
+}
+
+fn print_rhythm(day: &Day) {
+    let mean = mean(&day.posts);
+    let settled = &day.posts[SETTLED..OUTAGE.start];
+    println!(
+        "  six hours on, until the outage: at most {:.2} x the mean in a minute, {:.2} in ten seconds, {:.2} in one",
+        busiest(settled, 60) / mean,
+        busiest(settled, 10) / mean,
+        busiest(settled, 1) / mean
+    );
+    let over = (STARTED..DAY)
+        .filter(|at| f64::from(day.posts[*at]) > f64::from(day.in_backoff[*at]) / LEAST_PAUSE + 2.0 * mean)
+        .count();
+    println!(
+        "  seconds with more POSTs than retries (replicas in backoff / {LEAST_PAUSE}) and twice the mean explain, start-up \
+         aside: {over}; by chance alone {:.0}",
+        above(2.0 * mean, mean) * f64::from(u32::try_from(DAY - STARTED).expect("a day"))
+    );
 }
 
 fn mean(posts: &[u32]) -> f64 {

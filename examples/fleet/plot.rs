@@ -6,7 +6,11 @@ use plotters::{coord::Shift, prelude::*};
 
 use crate::day::{DAY, Day, OUTAGE};
 
-const COLOURS: [RGBColor; 2] = [RGBColor(0x1f, 0x77, 0xb4), RGBColor(0xd6, 0x27, 0x28)];
+const COLOURS: [RGBColor; 3] = [
+    RGBColor(0x1f, 0x77, 0xb4),
+    RGBColor(0xd6, 0x27, 0x28),
+    RGBColor(0x2c, 0xa0, 0x2c),
+];
 
 pub(crate) fn draw(path: &Path, days: &[(&str, &Day)]) -> Result<(), Box<dyn Error>> {
     let area = SVGBackend::new(path, (860, 780)).into_drawing_area();
