@@ -136,6 +136,7 @@ mod fault;
 #[doc(hidden)]
 pub mod fuzzing;
 mod manager;
+mod metrics;
 mod middleware;
 mod rejection;
 mod schedule;
@@ -162,7 +163,7 @@ pub use self::{
     credentials::{CredentialsProvider, FileCredentials, ProjectCredentials},
     endpoint::{TokenEndpoint, TokenEndpointBuilder},
     error::{Error, ErrorKind},
-    manager::{KeepWarm, TokenManager, TokenManagerBuilder, TokenState, TokenStatus},
+    manager::{KeepWarm, RefreshTotals, TokenManager, TokenManagerBuilder, TokenState, TokenStatus},
     middleware::{BearerAuth, NoAuth},
     source::TokenSource,
     token::AccessToken,

@@ -2,6 +2,7 @@
 
 mod builder;
 mod keep_warm;
+mod reason;
 mod refresh;
 mod state;
 mod status;
@@ -19,14 +20,15 @@ use tokio::{
     time::{Instant, timeout_at},
 };
 
-pub(crate) use self::state::Refusal;
 use self::state::{Need, Place, Settled, State};
 pub use self::{
     builder::TokenManagerBuilder,
     keep_warm::KeepWarm,
+    reason::RefreshTotals,
     status::{TokenState, TokenStatus},
 };
-use crate::{AccessToken, CredentialsProvider, Error, ErrorKind, TokenEndpoint, TokenSource, clock::Moment};
+pub(crate) use self::{reason::Reason, state::Refusal};
+use crate::{AccessToken, CredentialsProvider, Error, ErrorKind, TokenEndpoint, TokenSource, clock::Moment, metrics};
 
 /// A caller who led more attempts than this that were cut off is on a runtime that is shutting down.
 const MOST_CUT_OFF: u32 = 3;
@@ -151,7 +153,7 @@ impl TokenManager {
     /// How the token is, for health checks. Asks nobody for anything.
     #[must_use]
     pub fn status(&self) -> TokenStatus {
-        self.inner.read().status(Moment::now())
+        self.inner.status()
     }
 
     /// Fetches and refreshes without traffic, until the guard is dropped or the manager's last clone is: the first
@@ -197,7 +199,14 @@ impl TokenManager {
         }
     }
 
-    async fn wait(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
+    async fn wait(&self, need: Need<'_>) -> Result<AccessToken, Error> {
+        let asked = Instant::now();
+        let outcome = self.wait_for_a_refresh(need).await;
+        metrics::waited(asked.elapsed());
+        outcome
+    }
+
+    async fn wait_for_a_refresh(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
         let runtime = Handle::try_current().map_err(|_| outside_runtime())?;
         let deadline = Instant::now() + self.inner.acquire_timeout;
         let mut ended = self.inner.ended.subscribe();
@@ -304,6 +313,10 @@ impl Inner {
             }
             news
         });
+    }
+
+    fn status(&self) -> TokenStatus {
+        self.read().status(Moment::now())
     }
 
     fn timed_out(&self) -> Error {

@@ -13,6 +13,7 @@ use self::peek::peek;
 use crate::{
     AccessToken, Error, TokenManager,
     manager::Refusal,
+    metrics::{self, Unauthorized},
     rejection::{self, Verdict},
     scope::{Origin, Scope},
 };
@@ -136,14 +137,17 @@ impl BearerAuth {
             Verdict::AboutToken => Refusal::Rejected,
             Verdict::Unclear => Refusal::Unclear,
             Verdict::NotAboutToken => {
+                metrics::unauthorized(Unauthorized::NotAboutToken);
                 debug!("a 401 that is not about the access token: is the API in the project?");
                 return (response, None);
             }
         };
         let another_helps = self.tokens.refuse(token, refusal);
         if another_helps {
+            metrics::unauthorized(Unauthorized::Replaced);
             debug!(?refusal, "a 401 for an access token, which is replaced");
         } else {
+            metrics::unauthorized(Unauthorized::TooNew);
             debug!(?refusal, "a 401 for an access token that is too new to be replaced");
         }
         let repeat = another_helps && repeatable;

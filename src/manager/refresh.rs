@@ -6,6 +6,7 @@ use std::{
     pin::pin,
     sync::{Arc, Weak},
     task::Poll,
+    time::Duration,
 };
 
 use tokio::{
@@ -16,22 +17,23 @@ use tokio::{
 use tracing::{Instrument, Span, debug, error, info, info_span, warn};
 
 use super::{
-    Inner,
+    Inner, Reason,
     state::{Attempt, Settled},
 };
-use crate::{AccessToken, Error, ErrorKind, TokenSource, clock::Moment, schedule};
+use crate::{AccessToken, Error, ErrorKind, TokenSource, clock::Moment, metrics, schedule};
 
 /// Starts an attempt that [`State`](super::state::State) has elected us to make.
 ///
 /// The task knows the manager only weakly and ends with it. Its span is a root, so that no request's span stays open
 /// for as long as the refresh takes.
 pub(super) fn spawn(runtime: &Handle, manager: &Arc<Inner>, attempt: Attempt) {
-    let span = info_span!(parent: None, "os_token_refresh", attempt = attempt.id);
+    let span = info_span!(parent: None, "os_token_refresh", attempt = attempt.id, reason = attempt.reason.as_str());
     span.follows_from(Span::current());
     let gone = gone(manager.ended.subscribe());
     let baton = Baton {
         manager: Arc::downgrade(manager),
         attempt: attempt.id,
+        reason: attempt.reason,
     };
     let task = async move {
         tokio::select! {
@@ -55,9 +57,10 @@ async fn run(baton: Baton, starts: Instant) {
     let Some((source, replaces)) = baton.begin() else {
         return;
     };
+    let asked = Instant::now();
     let brought = fetch(&*source, replaces.as_ref()).await;
     drop(source);
-    baton.settle(brought);
+    baton.settle(brought, asked.elapsed());
 }
 
 /// A fetch that always ends, and never in a panic.
@@ -87,6 +90,7 @@ async fn fetch(source: &dyn TokenSource, replaces: Option<&AccessToken>) -> Resu
 struct Baton {
     manager: Weak<Inner>,
     attempt: u64,
+    reason: Reason,
 }
 
 impl Baton {
@@ -99,10 +103,17 @@ impl Baton {
             .then(|| (manager.source.clone(), state.replaces().cloned()))
     }
 
-    fn settle(self, brought: Result<AccessToken, Error>) {
-        if let Some(settled) = self.manager.upgrade().and_then(|m| m.settle(self.attempt, brought)) {
-            report(&settled);
-        }
+    fn settle(self, brought: Result<AccessToken, Error>, took: Duration) {
+        let Some(manager) = self.manager.upgrade() else { return };
+        let Some(settled) = manager.settle(self.attempt, brought) else {
+            return;
+        };
+        let outcome = match &settled {
+            Settled::Adopted { .. } => Ok(()),
+            Settled::Failed { error, .. } => Err(error.kind()),
+        };
+        metrics::refreshed(self.reason, outcome, took, &manager.status());
+        report(&settled);
     }
 }
 

@@ -5,7 +5,10 @@ use std::{borrow::Cow, ops::RangeInclusive, time::Duration};
 
 use tokio::time::Instant;
 
-use super::status::{TokenState, TokenStatus};
+use super::{
+    reason::{Reason, RefreshTotals},
+    status::{TokenState, TokenStatus},
+};
 use crate::{AccessToken, Error, ErrorKind, clock::Moment, schedule};
 
 /// What a caller asks for.
@@ -43,6 +46,7 @@ pub(crate) enum Refusal {
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) struct Attempt {
     pub(crate) id: u64,
+    pub(crate) reason: Reason,
     pub(crate) starts: Instant,
     /// From then on it is overdue. A fetch is given up before that, so its runtime must have stood still.
     pub(crate) lost_at: Instant,
@@ -78,6 +82,7 @@ pub(crate) struct State {
     rejected: Option<AccessToken>,
     attempt: Option<Attempt>,
     attempts: u64,
+    begun: RefreshTotals,
     /// No attempt starts earlier.
     not_before: Option<Instant>,
     failures: Failures,
@@ -128,6 +133,7 @@ impl State {
             rejected: None,
             attempt: None,
             attempts: 0,
+            begun: RefreshTotals::default(),
             not_before: None,
             failures: Failures::default(),
             life: None,
@@ -163,7 +169,7 @@ impl State {
     /// Elects the caller to refresh, if that is due and nobody else does.
     pub(crate) fn renew(&mut self, now: Moment) -> Option<Attempt> {
         let elected = self.renewal_is_due(now) && self.under_way(now.monotonic).is_none();
-        elected.then(|| self.start(now.monotonic))
+        elected.then(|| self.start(self.reason(now), now.monotonic))
     }
 
     /// A token, or a place in the attempt that is under way, or else in the next one, for a caller who can wait until
@@ -175,6 +181,7 @@ impl State {
         if let Some(token) = self.usable(now, need) {
             return Ok(Place::Served(token.clone()));
         }
+        let reason = self.reason(now);
         let now = now.monotonic;
         let under_way = self.under_way(now);
         let starts = under_way.map_or_else(|| self.earliest(now), |attempt| attempt.starts);
@@ -184,7 +191,7 @@ impl State {
         }
         Ok(match under_way {
             Some(attempt) => Place::Following(attempt),
-            None => Place::Leading(self.start(starts)),
+            None => Place::Leading(self.start(reason, starts)),
         })
     }
 
@@ -196,7 +203,8 @@ impl State {
         let Some(under_way) = under_way else {
             return false;
         };
-        self.attempt = Some(Attempt::new(under_way.id, now));
+        self.attempt = Some(Attempt::new(under_way.id, under_way.reason, now));
+        self.begun.count(under_way.reason);
         // Whatever comes of it has a wait of its own. This one is for an attempt that is cut off.
         self.not_before = Some(now + schedule::AFTER_START);
         true
@@ -271,6 +279,7 @@ impl State {
                 .map(|at| at - now.monotonic),
             consecutive_failures: self.failures.count,
             last_error: self.failures.last.as_ref().map(Error::kind),
+            refreshes: self.begun,
         }
     }
 
@@ -294,9 +303,21 @@ impl State {
         self.not_before.map_or(now, |not_before| not_before.max(now))
     }
 
-    fn start(&mut self, starts: Instant) -> Attempt {
+    /// What a refresh would be for.
+    fn reason(&self, now: Moment) -> Reason {
+        match &self.held {
+            None if self.rejected.is_some() => Reason::Rejected,
+            None => Reason::Cold,
+            Some(held) if held.suspected => Reason::Rejected,
+            Some(held) if held.is_fresh(now) => Reason::Forced,
+            Some(held) if now.has_reached(held.unusable) => Reason::Unusable,
+            Some(_) => Reason::Stale,
+        }
+    }
+
+    fn start(&mut self, reason: Reason, starts: Instant) -> Attempt {
         self.attempts += 1;
-        let attempt = Attempt::new(self.attempts, starts);
+        let attempt = Attempt::new(self.attempts, reason, starts);
         self.attempt = Some(attempt);
         attempt
     }
@@ -349,9 +370,10 @@ impl State {
 }
 
 impl Attempt {
-    fn new(id: u64, starts: Instant) -> Self {
+    fn new(id: u64, reason: Reason, starts: Instant) -> Self {
         Self {
             id,
+            reason,
             starts,
             lost_at: starts + schedule::LOST_AFTER,
             doubted: false,

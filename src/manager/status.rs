@@ -2,6 +2,7 @@
 
 use std::time::Duration;
 
+use super::reason::RefreshTotals;
 use crate::ErrorKind;
 
 /// A [`TokenManager`](crate::TokenManager) at one moment, for health checks and dashboards. Taking it asks nobody for
@@ -20,6 +21,8 @@ pub struct TokenStatus {
     pub consecutive_failures: u32,
     /// Why the last of them failed.
     pub last_error: Option<ErrorKind>,
+    /// The refreshes that there have been.
+    pub refreshes: RefreshTotals,
 }
 
 /// What a token is good for.

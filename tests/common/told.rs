@@ -68,9 +68,11 @@ impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Told {
     fn on_new_span(&self, attributes: &Attributes<'_>, id: &Id, context: Context<'_, S>) {
         let span = context.span(id).unwrap();
         let parent = span.parent().map_or("none", |parent| parent.name());
+        let mut fields = Fields::default();
+        attributes.record(&mut fields);
         self.add(
             *attributes.metadata().level(),
-            format!("span {}, parent {parent}", span.name()),
+            format!("span {}{}, parent {parent}", span.name(), fields.rest),
         );
     }
 

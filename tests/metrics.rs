@@ -1,0 +1,163 @@
+//! What a dashboard is told, by a real recorder. In paused time, with a source inside the process, but for the 401s.
+
+mod common;
+
+use std::{collections::BTreeMap, time::Duration};
+
+use common::{Answer, LIFE, Source, millis, secs};
+use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
+use osdatahub_auth::{BearerAuth, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager};
+use reqwest_middleware::ClientBuilder;
+use tokio::time::{advance, sleep};
+
+/// Each metric, by its name and labels, and what it has.
+type Recorded = BTreeMap<String, DebugValue>;
+
+fn listen() -> (Snapshotter, impl Drop) {
+    let recorder = DebuggingRecorder::new();
+    let snapshotter = recorder.snapshotter();
+    // For this thread, on which the whole test runs.
+    let guard = metrics::set_default_local_recorder(Box::leak(Box::new(recorder)));
+    (snapshotter, guard)
+}
+
+fn recorded(snapshotter: &Snapshotter) -> Recorded {
+    let all = snapshotter.snapshot().into_vec().into_iter();
+    all.map(|(key, _, _, value)| {
+        let (name, labels) = key.key().clone().into_parts();
+        let labels: Vec<_> = labels
+            .iter()
+            .map(|label| format!("{}={}", label.key(), label.value()))
+            .collect();
+        (
+            format!("{} {}", name.as_str(), labels.join(" ")).trim().to_owned(),
+            value,
+        )
+    })
+    .collect()
+}
+
+fn counter(recorded: &Recorded, name: &str) -> u64 {
+    match recorded.get(name) {
+        Some(DebugValue::Counter(count)) => *count,
+        other => panic!("{name} is {other:?} in {recorded:#?}"),
+    }
+}
+
+fn gauge(recorded: &Recorded, name: &str) -> f64 {
+    match recorded.get(name) {
+        Some(DebugValue::Gauge(value)) => value.into_inner(),
+        other => panic!("{name} is {other:?} in {recorded:#?}"),
+    }
+}
+
+fn histogram(recorded: &Recorded, name: &str) -> Vec<f64> {
+    match recorded.get(name) {
+        Some(DebugValue::Histogram(values)) => values.iter().map(|value| value.into_inner()).collect(),
+        other => panic!("{name} is {other:?} in {recorded:#?}"),
+    }
+}
+
+#[tokio::test(start_paused = true)]
+async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
+    let (snapshotter, _guard) = listen();
+    let source = Source::new(|n| match n {
+        2 => Answer::failure(ErrorKind::Unavailable).after(millis(200)),
+        _ => Answer::token(LIFE).after(millis(50)),
+    });
+    let tokens = source.manager();
+    // Cold …
+    tokens.token().await.unwrap();
+    let first = recorded(&snapshotter);
+    assert_eq!(
+        counter(&first, "os_token_refreshes_total reason=cold outcome=adopted"),
+        1
+    );
+    assert_eq!(histogram(&first, "os_token_refresh_seconds"), [0.05]);
+    assert_eq!(histogram(&first, "os_token_wait_seconds"), [0.05]);
+    assert!(gauge(&first, "os_token_consecutive_failures").abs() < f64::EPSILON);
+    assert!((gauge(&first, "os_token_remaining_seconds") - 299.0).abs() < 1.0);
+    // … stale, and a failure that nobody waits for …
+    advance(secs(260)).await;
+    tokens.token().await.unwrap();
+    sleep(millis(300)).await;
+    let second = recorded(&snapshotter);
+    let failed = "os_token_refreshes_total reason=stale outcome=unavailable";
+    assert_eq!(counter(&second, failed), 1);
+    assert!((gauge(&second, "os_token_consecutive_failures") - 1.0).abs() < f64::EPSILON);
+    assert!((gauge(&second, "os_token_remaining_seconds") - 38.75).abs() < 1.0);
+    assert_eq!(histogram(&second, "os_token_wait_seconds"), [0.0; 0]);
+    // … unusable …
+    advance(secs(60)).await;
+    tokens.token().await.unwrap();
+    // … forced …
+    advance(secs(160)).await;
+    let token = tokens.token_lasting(secs(145)).await.unwrap();
+    // … and rejected.
+    advance(secs(10)).await;
+    tokens.reject(&token);
+    tokens.token().await.unwrap();
+    let last = recorded(&snapshotter);
+    for reason in ["unusable", "forced", "rejected"] {
+        let name = format!("os_token_refreshes_total reason={reason} outcome=adopted");
+        assert_eq!(counter(&last, &name), 1, "{reason}");
+    }
+    let totals = tokens.status().refreshes;
+    let totals = [
+        totals.cold,
+        totals.stale,
+        totals.unusable,
+        totals.forced,
+        totals.rejected,
+    ];
+    assert_eq!(totals, [1; 5]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_fresh_hit_records_nothing() {
+    let (snapshotter, _guard) = listen();
+    let tokens = Source::healthy().manager();
+    tokens.token().await.unwrap();
+    recorded(&snapshotter);
+    for _ in 0..100 {
+        tokens.token().await.unwrap();
+        sleep(secs(1)).await;
+    }
+    for (name, value) in recorded(&snapshotter) {
+        let nothing = match &value {
+            DebugValue::Counter(count) => *count == 0,
+            DebugValue::Histogram(values) => values.is_empty(),
+            DebugValue::Gauge(_) => true,
+        };
+        assert!(nothing, "{name}: {value:?}");
+    }
+}
+
+#[tokio::test]
+async fn what_is_done_about_a_401_is_counted() {
+    let (snapshotter, _guard) = listen();
+    let hub = FakeDataHub::start().await.unwrap();
+    // A 401 replaces a token that we have had for half a second.
+    hub.set_lifetime(secs(2));
+    let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
+    let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
+    let auth = BearerAuth::new(tokens).with_origin(hub.origin()).unwrap();
+    let client = ClientBuilder::new(hub.client_builder().build().unwrap())
+        .with(auth)
+        .build();
+    let status = async |path: &str| client.get(hub.url(path)).send().await.unwrap().status().as_u16();
+
+    hub.refuse_path("/maps/not-in-the-project");
+    assert_eq!(status("/maps/not-in-the-project").await, 401);
+    hub.answer_path("/maps/odd", FakeAnswer::new(401, "<html>"));
+    assert_eq!(status("/maps/odd").await, 401, "the token is too new");
+    sleep(Duration::from_millis(600)).await;
+    hub.revoke_all();
+    assert_eq!(status("/maps/x").await, 200);
+
+    let recorded = recorded(&snapshotter);
+    for action in ["not_about_token", "too_new", "replaced"] {
+        let name = format!("os_token_unauthorized_total action={action}");
+        assert_eq!(counter(&recorded, &name), 1, "{action}");
+    }
+}
