@@ -76,6 +76,7 @@
 //! | [`TokenManager`] | holds the token: fresh, stale, unusable; one refresh in flight; backoff |
 //! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], `SharedSource` in front of it, or your own |
 //! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
+//! | [`HandOut`] | the token for a map page in a browser, from [`TokenManager::hand_out`] |
 //! | [`Error`] | why no token could be had; [`Error::find_in`] finds it behind a chain |
 //!
 //! # Layer order
@@ -135,6 +136,7 @@ mod fault;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+mod handout;
 mod manager;
 mod metrics;
 mod middleware;
@@ -163,6 +165,7 @@ pub use self::{
     credentials::{CredentialsProvider, FileCredentials, ProjectCredentials},
     endpoint::{TokenEndpoint, TokenEndpointBuilder},
     error::{Error, ErrorKind},
+    handout::HandOut,
     manager::{KeepWarm, RefreshTotals, TokenManager, TokenManagerBuilder, TokenState, TokenStatus},
     middleware::{BearerAuth, NoAuth},
     source::TokenSource,

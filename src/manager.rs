@@ -184,6 +184,11 @@ impl TokenManager {
         self.obtain(Need::OtherThan(refused)).await
     }
 
+    /// Whether the last refresh failed and the next is not due yet.
+    pub(crate) fn is_backing_off(&self) -> bool {
+        self.inner.read().is_backing_off(Moment::now())
+    }
+
     /// Takes note of a 401. Says whether the request is worth repeating with another token.
     pub(crate) fn refuse(&self, token: &AccessToken, refusal: Refusal) -> bool {
         let repeat = self.inner.write().refuse(Moment::now(), token, refusal);

@@ -179,6 +179,7 @@ async fn use_a_chain(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log
         let token = tokens.token().await.unwrap();
         log.add(&token);
         log.add(&token.header_value());
+        log.add(&tokens.hand_out(Duration::ZERO).await);
         // Old enough to be replaced because of a 401.
         tokio::time::sleep(Duration::from_millis(1_050)).await;
         hub.answer_path("/search/x", answer);

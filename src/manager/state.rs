@@ -166,6 +166,13 @@ impl State {
         !fresh && self.next_renewal(now).is_some_and(|at| at <= now.monotonic)
     }
 
+    /// Whether the last attempt failed and the next is not due yet.
+    pub(crate) fn is_backing_off(&self, now: Moment) -> bool {
+        let now = now.monotonic;
+        let running = self.attempt.is_some_and(|attempt| attempt.starts <= now);
+        self.failures.count > 0 && !running && self.earliest(now) > now
+    }
+
     /// Elects the caller to refresh, if that is due and nobody else does.
     pub(crate) fn renew(&mut self, now: Moment) -> Option<Attempt> {
         let elected = self.renewal_is_due(now) && self.under_way(now.monotonic).is_none();
