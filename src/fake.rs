@@ -21,7 +21,7 @@ use tokio::{
 use url::Url;
 
 pub use self::message::{FakeAnswer, ReceivedRequest};
-use self::state::{Route, State, with_basic};
+use self::state::{Reaction, Route, State, with_basic};
 use crate::ProjectCredentials;
 
 const TOKEN_PATH: &str = "/oauth2/token/v1";
@@ -37,7 +37,8 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
 ///
 /// Every request counts and is kept once its body has arrived, before it is answered. A path in `/maps/`,
 /// `/features/`, `/search/`, `/downloads/` or `/positioning/` wants a Bearer token (RFC 6750) and then answers 200
-/// with a little JSON that names the path. A request whose body is larger than 4 MiB gets a 413 and is not kept.
+/// with a little JSON that names the path. There it also does what a page of another origin needs (the CORS protocol):
+/// preflights are answered, and every answer may be read by anybody; the token endpoint's never. A request whose body is larger than 4 MiB gets a 413 and is not kept.
 ///
 /// Once it is dropped, its tasks end: the listener and every connection are closed as soon as the runtime gets to it.
 ///
@@ -208,13 +209,34 @@ impl FakeDataHub {
         self.route(path, Route::Answer(with));
     }
 
+    /// Gives every request whose path begins with this what the function answers, after the Bearer check.
+    ///
+    /// For what has many paths, such as map tiles. [`refuse_path`](Self::refuse_path), `redirect_path` and
+    /// `answer_path` come before it, and of several prefixes that fit the last one named counts. The answer is sent as
+    /// it is, but for `Access-Control-Allow-Origin: *`, if it has none. The function may ask the hub, and should not
+    /// block.
+    ///
+    /// ```
+    /// # use osdatahub_auth::{FakeAnswer, FakeDataHub};
+    /// # fn tiles(hub: &FakeDataHub) {
+    /// hub.answer_under("/maps/raster/v1/zxy/", |request| match request.path.strip_suffix(".png") {
+    ///     Some(_) => FakeAnswer::new(200, "a picture").with_header("Content-Type", "image/png"),
+    ///     None => FakeAnswer::new(404, ""),
+    /// });
+    /// # }
+    /// ```
+    pub fn answer_under(&self, prefix: &str, with: impl Fn(&ReceivedRequest) -> FakeAnswer + Send + Sync + 'static) {
+        let prefix = self.url(prefix).path().to_owned();
+        self.state().prefixes.push_front((prefix, Arc::new(with)));
+    }
+
     /// How many POST requests the token endpoint has received, those that failed included.
     #[must_use]
     pub fn token_posts(&self) -> usize {
         self.state().token_posts
     }
 
-    /// How many requests have come for any path but the token endpoint's.
+    /// How many requests have come for any path but the token endpoint's, preflights left out.
     #[must_use]
     pub fn api_requests(&self) -> usize {
         self.state().api_requests
@@ -276,11 +298,17 @@ async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
 }
 
 async fn answer(state: &Mutex<State>, request: &ReceivedRequest) -> FakeAnswer {
-    let (answer, delay) = lock(state).receive(request);
-    if !delay.is_zero() {
-        tokio::time::sleep(delay).await;
+    let reaction = lock(state).receive(request);
+    match reaction {
+        Reaction::Answer(answer) => answer,
+        Reaction::AfterDelay(delay, failure) => {
+            if !delay.is_zero() {
+                tokio::time::sleep(delay).await;
+            }
+            failure.unwrap_or_else(|| lock(state).answer_token(request))
+        }
+        Reaction::Ask(answerer) => answerer(request).for_any_origin(),
     }
-    answer.unwrap_or_else(|| lock(state).answer_token(request))
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {

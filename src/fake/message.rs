@@ -5,7 +5,10 @@ use std::str::FromStr;
 use bytes::Bytes;
 use http::{
     HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{AUTHORIZATION, CONTENT_TYPE},
+    header::{
+        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS,
+        ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ORIGIN,
+    },
 };
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
@@ -50,6 +53,13 @@ impl FakeAnswer {
 
     pub(super) fn json(status: u16, body: impl Into<Bytes>) -> Self {
         Self::new(status, body).with_header("Content-Type", "application/json")
+    }
+
+    /// Lets the pages of any origin read the answer, unless it says itself who may.
+    pub(super) fn for_any_origin(mut self) -> Self {
+        let any = HeaderValue::from_static("*");
+        self.0.headers_mut().entry(ACCESS_CONTROL_ALLOW_ORIGIN).or_insert(any);
+        self
     }
 }
 
@@ -96,6 +106,25 @@ impl ReceivedRequest {
         let value = self.headers.get(AUTHORIZATION)?.to_str().ok()?;
         let (given, credentials) = value.split_once(' ')?;
         given.eq_ignore_ascii_case(scheme).then_some(credentials)
+    }
+
+    /// Whether a browser asks on behalf of a page of another origin whether it may send a request.
+    pub(super) fn is_preflight(&self) -> bool {
+        self.method == Method::OPTIONS
+            && self.headers.contains_key(ORIGIN)
+            && self.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
+    }
+
+    /// It may, with whatever headers: a `*` would not cover `Authorization`.
+    pub(super) fn preflight_answer(&self) -> FakeAnswer {
+        let mut answer = FakeAnswer::new(200, "")
+            .with_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
+            .for_any_origin();
+        if let Some(wanted) = self.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            let headers = answer.0.headers_mut();
+            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+        }
+        answer
     }
 
     pub(super) fn has_grant_type(&self) -> bool {

@@ -4,6 +4,7 @@ use std::{
     collections::{HashMap, VecDeque},
     iter::repeat_with,
     path::Path,
+    sync::Arc,
     time::{Duration, Instant, SystemTime, UNIX_EPOCH},
 };
 
@@ -38,6 +39,8 @@ pub(super) struct State {
     /// Neither revoked nor long expired.
     pub(super) tokens: HashMap<String, Life>,
     pub(super) routes: HashMap<String, Route>,
+    /// By prefix; the first that fits counts.
+    pub(super) prefixes: VecDeque<(String, Arc<Answerer>)>,
     pub(super) token_posts: usize,
     pub(super) api_requests: usize,
     pub(super) received: VecDeque<ReceivedRequest>,
@@ -56,30 +59,29 @@ impl State {
             outage: None,
             tokens: HashMap::new(),
             routes: HashMap::new(),
+            prefixes: VecDeque::new(),
             token_posts: 0,
             api_requests: 0,
             received: VecDeque::new(),
         }
     }
 
-    /// Counts and keeps a request, and decides its answer; `None` is for a token, which is made after the delay.
-    pub(super) fn receive(&mut self, request: &ReceivedRequest) -> (Option<FakeAnswer>, Duration) {
+    /// Counts and keeps a request, and decides what to do with it.
+    pub(super) fn receive(&mut self, request: &ReceivedRequest) -> Reaction {
         if self.received.len() == REQUESTS_KEPT {
             self.received.pop_front();
         }
         self.received.push_back(request.clone());
 
         if request.path_alone() != TOKEN_PATH {
-            self.api_requests += 1;
-            return (Some(self.answer_api(request)), Duration::ZERO);
+            return self.react_to_api(request);
         }
         if request.method != Method::POST {
-            let refusal = FakeAnswer::new(405, "").with_header("Allow", "POST");
-            return (Some(refusal), Duration::ZERO);
+            return Reaction::Answer(FakeAnswer::new(405, "").with_header("Allow", "POST"));
         }
         self.token_posts += 1;
         let failure = self.failures.pop_front().or_else(|| self.outage.clone());
-        (failure, self.delay)
+        Reaction::AfterDelay(self.delay, failure)
     }
 
     pub(super) fn answer_token(&mut self, request: &ReceivedRequest) -> FakeAnswer {
@@ -103,24 +105,32 @@ impl State {
         FakeAnswer::json(200, body)
     }
 
-    fn answer_api(&self, request: &ReceivedRequest) -> FakeAnswer {
+    fn react_to_api(&mut self, request: &ReceivedRequest) -> Reaction {
         let path = request.path_alone();
         let route = self.routes.get(path);
+        let answerer = self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix));
+        let is_api = answerer.is_some() || API_PREFIXES.iter().any(|api| path.starts_with(api));
+        if request.is_preflight() && is_api && !matches!(route, Some(Route::Answer(_))) {
+            return Reaction::Answer(request.preflight_answer());
+        }
+        self.api_requests += 1;
         if let Some(Route::Answer(answer)) = route {
-            return answer.clone();
+            return Reaction::Answer(answer.clone());
         }
-        if route.is_none() && !API_PREFIXES.iter().any(|api| path.starts_with(api)) {
-            return FakeAnswer::json(200, r#"{"title":"OS Data Hub APIs"}"#);
+        if route.is_none() && !is_api {
+            return Reaction::Answer(FakeAnswer::json(200, r#"{"title":"OS Data Hub APIs"}"#));
         }
-        if let Err(fault) = self.check_bearer(request) {
-            let challenge = fault.challenge();
-            return fault.answer(path).with_header("WWW-Authenticate", &challenge);
-        }
-        match route {
-            Some(Route::Refuse) => NOT_IN_PROJECT.answer(path),
-            Some(Route::Redirect(to)) => FakeAnswer::new(307, "").with_header("Location", to.as_str()),
-            _ => FakeAnswer::json(200, path_json(path)),
-        }
+        let answer = match (self.check_bearer(request), route, answerer) {
+            (Err(fault), _, _) => {
+                let challenge = fault.challenge();
+                fault.answer(path).with_header("WWW-Authenticate", &challenge)
+            }
+            (Ok(()), Some(Route::Refuse), _) => NOT_IN_PROJECT.answer(path),
+            (Ok(()), Some(Route::Redirect(to)), _) => FakeAnswer::new(307, "").with_header("Location", to.as_str()),
+            (Ok(()), _, Some((_, answerer))) => return Reaction::Ask(Arc::clone(answerer)),
+            (Ok(()), _, None) => FakeAnswer::json(200, path_json(path)),
+        };
+        Reaction::Answer(answer.for_any_origin())
     }
 
     fn check_bearer(&self, request: &ReceivedRequest) -> Result<(), Fault> {
@@ -131,6 +141,17 @@ impl State {
             None => Err(TOKEN_UNKNOWN),
         }
     }
+}
+
+/// What a test does with the requests below a prefix.
+pub(super) type Answerer = dyn Fn(&ReceivedRequest) -> FakeAnswer + Send + Sync;
+
+/// What is left to do about a request once the state is no longer locked.
+pub(super) enum Reaction {
+    Answer(FakeAnswer),
+    /// To wait, and then to answer with this failure, or else with a token.
+    AfterDelay(Duration, Option<FakeAnswer>),
+    Ask(Arc<Answerer>),
 }
 
 /// What to do with a path, instead of what its prefix says.
