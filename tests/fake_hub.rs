@@ -69,9 +69,13 @@ async fn a_preflight_needs_no_token_and_does_not_count_as_an_api_request() {
 #[tokio::test]
 async fn an_options_request_that_is_no_preflight_wants_a_token_like_any_other() {
     let (hub, client) = start().await;
-    let request = client.request(Method::OPTIONS, hub.url(TILE));
-    assert_eq!(request.send().await.unwrap().status(), 401);
-    assert_eq!(hub.api_requests(), 1);
+    for header in ["X-Nothing", "Origin", "Access-Control-Request-Method"] {
+        let request = client.request(Method::OPTIONS, hub.url(TILE)).header(header, "GET");
+        assert_eq!(request.send().await.unwrap().status(), 401, "{header}");
+    }
+    assert_eq!(hub.api_requests(), 3);
+    let answer = preflight(&client, &hub, "/").await;
+    assert_eq!(allowed_origin(&answer), None, "the landing page is no API");
 }
 
 #[tokio::test]
