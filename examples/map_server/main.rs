@@ -1,0 +1,63 @@
+//! A web server that keeps the key and secret, and a page with a map that gets a short-lived token.
+//!
+//! With `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET` set, the map is the Ordnance Survey's (OS): the project needs the
+//! OS Maps API. With neither, a fake Data Hub serves tiles that say which they are.
+//!
+//! `PORT` is the port on 127.0.0.1, 3000 unless it is set. `OVERLAY_TILES`, such as
+//! `https://tiles.example/{z}/{x}/{y}.png`, are tiles of your own to show over the map; they get no token.
+
+mod server;
+mod tiles;
+
+use std::{env, error::Error as StdError, net::SocketAddr, process::ExitCode};
+
+use osdatahub_auth::{BearerAuth, FakeDataHub, ProjectCredentials, TokenManager};
+use reqwest_middleware::ClientBuilder;
+use server::MapServer;
+use tokio::net::TcpListener;
+
+type Failure = Box<dyn StdError>;
+
+#[tokio::main]
+async fn main() -> ExitCode {
+    let Err(error) = run().await else {
+        return ExitCode::SUCCESS;
+    };
+    let chain = std::iter::successors(Some(error.as_ref()), |&error| error.source());
+    let causes: Vec<_> = chain.map(ToString::to_string).collect();
+    eprintln!("{}.", causes.join(": "));
+    ExitCode::FAILURE
+}
+
+async fn run() -> Result<(), Failure> {
+    let variables = ["OS_PROJECT_API_KEY", "OS_PROJECT_API_SECRET"];
+    if variables.iter().any(|name| env::var_os(name).is_some()) {
+        let tokens = TokenManager::new(ProjectCredentials::from_env()?)?;
+        let os = ClientBuilder::new(reqwest::Client::new())
+            .with(BearerAuth::new(tokens.clone()))
+            .build();
+        return serve(
+            MapServer::new(tokens, os, &"https://api.os.uk".parse()?),
+            "the OS Maps API",
+        )
+        .await;
+    }
+    let hub = FakeDataHub::start().await?;
+    tiles::serve(&hub);
+    serve(MapServer::of_fake(&hub)?, "a fake Data Hub, as no credentials are set").await
+}
+
+async fn serve(server: MapServer, tiles: &str) -> Result<(), Failure> {
+    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
+    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    println!(
+        "http://{} shows the map. Its tiles come from {tiles}.",
+        listener.local_addr()?
+    );
+    let overlay = env::var("OVERLAY_TILES").unwrap_or_default();
+    let service = server
+        .with_overlay(&overlay)
+        .router()
+        .into_make_service_with_connect_info::<SocketAddr>();
+    Ok(axum::serve(listener, service).await?)
+}
