@@ -1,0 +1,400 @@
+//! The page of the example `map_server`, in a real browser: what it shows, and what it sends where.
+
+#[path = "common/browser.rs"]
+mod browser;
+#[path = "common/proxy.rs"]
+mod proxy;
+#[path = "../examples/map_server/server/mod.rs"]
+mod server;
+#[path = "../examples/map_server/tiles.rs"]
+mod tiles;
+
+use std::{
+    collections::HashSet,
+    env,
+    f64::consts::{PI, TAU},
+    fs,
+    net::SocketAddr,
+    time::{Duration, Instant},
+};
+
+use axum::Router;
+use base64::{Engine, engine::general_purpose::STANDARD};
+use browser::Browser;
+use http::{Method, StatusCode, header::AUTHORIZATION};
+use osdatahub_auth::{FakeAnswer, FakeDataHub};
+use proxy::{Exchange, Proxy};
+use serde_json::Value;
+use server::MapServer;
+use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+
+const KEY: &str = "CanaryKey0123456789";
+const SECRET: &str = "CanarySecret456";
+
+/// What is written on the tiles is in this colour.
+const INK: [u8; 3] = [0x45, 0x3c, 0x90];
+
+/// How much of it there is on two tiles at least.
+const INK_OF_TWO_TILES: usize = 2_000;
+
+/// Below the page's heading, which has a line in the same colour.
+const MAP_TOP: usize = 80;
+
+/// Of the map; that of the tiles is one more.
+const ZOOM: u32 = 11;
+
+/// A page with its server, its Data Hub, a server of tiles that want no token, and a browser that shows it.
+struct Stage {
+    hub: FakeDataHub,
+    overlay: SocketAddr,
+    proxy: Proxy,
+    browser: Browser,
+    url: String,
+    _servers: JoinSet<()>,
+}
+
+impl Stage {
+    async fn set(lifetime: Duration) -> Self {
+        let hub = FakeDataHub::start().await.unwrap();
+        hub.set_credentials(KEY, SECRET);
+        hub.set_lifetime(lifetime);
+        tiles::serve(&hub);
+        let mut servers = JoinSet::new();
+        // It would take the token if the page were to send it.
+        let any_page = [
+            ("Access-Control-Allow-Origin", "*"),
+            ("Access-Control-Allow-Headers", "authorization"),
+        ];
+        let nothing_to_show = Router::new().fallback((StatusCode::NO_CONTENT, any_page));
+        let overlay = serve(&mut servers, nothing_to_show).await;
+        let server = MapServer::of_fake(&hub).unwrap();
+        let server = server.with_overlay(&format!("http://{overlay}/{{z}}/{{x}}/{{y}}.png"));
+        let server = serve(&mut servers, server.router()).await;
+        let proxy = Proxy::start().await;
+        let browser = Browser::start(proxy.address).await;
+        Self {
+            hub,
+            overlay,
+            proxy,
+            browser,
+            url: format!("http://{server}/"),
+            _servers: servers,
+        }
+    }
+
+    /// Opens the page at a place.
+    async fn open(&self, place: Place) {
+        self.browser.open(&format!("{}{}", self.url, place.hash())).await;
+    }
+
+    /// Moves the map, without waiting for it.
+    async fn go_to(&self, place: Place) {
+        self.browser.run(&format!("location.hash = '{}'", place.hash())).await;
+    }
+
+    /// Waits until the place's own tile has come, and tiles are to be seen.
+    async fn wait_for(&self, place: Place) {
+        let path = place.tile();
+        let shown = async || {
+            let come = self
+                .tiles()
+                .iter()
+                .any(|tile| tile.status == StatusCode::OK && tile.uri.path() == path);
+            come && ink(&self.browser.screenshot().await) >= INK_OF_TWO_TILES
+        };
+        self.browser.wait_until(&format!("{path} is shown"), shown).await;
+    }
+
+    async fn wait_for_banner(&self, wanted: bool) {
+        let what = if wanted { "a banner" } else { "no banner" };
+        self.browser
+            .wait_until(what, async || self.has_banner().await == wanted)
+            .await;
+    }
+
+    async fn has_banner(&self) -> bool {
+        let text = self
+            .browser
+            .run("return document.getElementById('banner').innerText")
+            .await;
+        text.as_str().unwrap().contains("cannot be refreshed")
+    }
+
+    /// The browser's requests for tiles, without its preflights.
+    fn tiles(&self) -> Vec<Exchange> {
+        self.asked_for("/maps/raster/")
+    }
+
+    fn token_answers(&self) -> Vec<Exchange> {
+        self.asked_for("/token")
+            .into_iter()
+            .filter(|exchange| exchange.uri.path() == "/token")
+            .collect()
+    }
+
+    fn asked_for(&self, path: &str) -> Vec<Exchange> {
+        let mut exchanges = self.proxy.exchanges();
+        exchanges.retain(|exchange| exchange.method != Method::OPTIONS && exchange.uri.path().starts_with(path));
+        exchanges
+    }
+
+    /// What must hold whatever has happened: the browser never received the secret, and the token went to the hub alone.
+    fn check_secrets(&self) {
+        let basic = STANDARD.encode(format!("{KEY}:{SECRET}"));
+        let tokens = self.tokens();
+        assert!(!tokens.is_empty(), "the page got a token");
+        let hub = self.hub.origin();
+        let mut elsewhere = 0;
+        for Exchange {
+            uri,
+            sent,
+            received,
+            body,
+            ..
+        } in self.proxy.exchanges()
+        {
+            let answer = format!("{received:?} {}", String::from_utf8_lossy(&body));
+            for secret in [KEY, SECRET, basic.trim_end_matches('=')] {
+                assert!(!answer.contains(secret), "a secret came with {uri}");
+            }
+            if uri.port_u16() != hub.port() {
+                let request = format!("{uri} {sent:?}").to_lowercase();
+                assert!(
+                    !request.contains("authorization"),
+                    "the token, or a wish to send it, went to {uri}"
+                );
+                assert!(
+                    !tokens.iter().any(|token| request.contains(&token.to_lowercase())),
+                    "the token went to {uri}"
+                );
+            }
+            assert_ne!(uri.path(), self.hub.token_url().path(), "a page has no business there");
+            elsewhere += usize::from(uri.port_u16() == Some(self.overlay.port()));
+        }
+        assert!(elsewhere > 0, "the page asked another origin for something");
+    }
+
+    /// All that the page was given.
+    fn tokens(&self) -> HashSet<String> {
+        let answers = self
+            .token_answers()
+            .into_iter()
+            .filter(|answer| answer.status == StatusCode::OK);
+        let token = |answer: Exchange| {
+            let answer: Value = serde_json::from_slice(&answer.body).unwrap();
+            answer["access_token"].as_str().unwrap().to_owned()
+        };
+        answers.map(token).collect()
+    }
+}
+
+async fn serve(servers: &mut JoinSet<()>, app: Router) -> SocketAddr {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let app = app.into_make_service_with_connect_info::<SocketAddr>();
+    servers.spawn(async move { axum::serve(listener, app).await.unwrap() });
+    address
+}
+
+/// Where the map is centred: places far enough from each other to have no tile in common.
+#[derive(Debug, Clone, Copy)]
+struct Place {
+    latitude: f64,
+    longitude: f64,
+}
+
+impl Place {
+    /// The first three dozen are all different.
+    fn number(n: u32) -> Self {
+        Self {
+            latitude: 50.5 + f64::from(n % 9) * 0.9,
+            longitude: -5.5 + f64::from(n / 9 % 4) * 1.9,
+        }
+    }
+
+    fn hash(self) -> String {
+        format!("#{ZOOM}/{}/{}", self.latitude, self.longitude)
+    }
+
+    /// The path of the tile that it is on.
+    fn tile(self) -> String {
+        let across = f64::from(1_u32 << (ZOOM + 1));
+        let north = (PI / 4.0 + self.latitude.to_radians() / 2.0).tan().ln();
+        let x = ((self.longitude / 360.0 + 0.5) * across).floor();
+        let y = ((0.5 - north / TAU) * across).floor();
+        format!("/maps/raster/v1/zxy/Road_3857/{}/{x}/{y}.png", ZOOM + 1)
+    }
+}
+
+/// How many pixels of the map are written on.
+fn ink(screenshot: &[u8]) -> usize {
+    let mut reader = png::Decoder::new(std::io::Cursor::new(screenshot)).read_info().unwrap();
+    let mut pixels = vec![0; reader.output_buffer_size().unwrap()];
+    let info = reader.next_frame(&mut pixels).unwrap();
+    let map = pixels
+        .chunks(info.line_size)
+        .skip(MAP_TOP)
+        .flat_map(|line| line.chunks(info.color_type.samples()));
+    let is_ink = |pixel: &&[u8]| pixel.iter().zip(INK).all(|(is, ink)| is.abs_diff(ink) < 12);
+    map.filter(is_ink).count()
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_map_goes_on_showing_new_tiles_over_three_lifetimes_without_a_failed_request() {
+    const LIFE: Duration = Duration::from_secs(6);
+    let stage = Stage::set(LIFE).await;
+    stage.open(Place::number(0)).await;
+    stage.wait_for(Place::number(0)).await;
+    if let Some(file) = env::var_os("MAP_PAGE_SCREENSHOT") {
+        // Tiles fade in.
+        sleep(Duration::from_secs(1)).await;
+        fs::write(file, stage.browser.screenshot().await).unwrap();
+    }
+    let start = Instant::now();
+    let mut places = 1..36;
+    while start.elapsed() < 3 * LIFE + Duration::from_secs(1) {
+        // As fast as a reader moves a map, for as long as there are places.
+        sleep(Duration::from_millis(300)).await;
+        let place = Place::number(places.next().unwrap_or(0));
+        stage.go_to(place).await;
+        stage.wait_for(place).await;
+    }
+    let used: HashSet<_> = stage
+        .tiles()
+        .iter()
+        .map(|tile| tile.sent[AUTHORIZATION].clone())
+        .collect();
+    assert!(used.len() > 3, "{} tokens over three lifetimes", used.len());
+    for exchange in stage.proxy.exchanges() {
+        assert!(exchange.status.is_success(), "{} {}", exchange.status, exchange.uri);
+    }
+    let renewals = stage.token_answers().len();
+    assert!(renewals < 20, "{renewals} requests for tokens: no hot loop");
+    assert_eq!(stage.browser.complaints().await, Vec::<String>::new());
+    assert!(!stage.has_banner().await);
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_revoked_token_is_replaced_and_the_tiles_that_failed_are_loaded_again() {
+    // Long enough that no renewal is due meanwhile.
+    let stage = Stage::set(Duration::from_secs(299)).await;
+    stage.open(Place::number(0)).await;
+    stage.wait_for(Place::number(0)).await;
+    // A token that the server has had for less than 5 s is not replaced because of a 401.
+    sleep(Duration::from_secs(5)).await;
+    stage.hub.revoke_all();
+    // Every tile has failed before there is another token.
+    stage.hub.set_delay(Duration::from_secs(1));
+    stage.go_to(Place::number(1)).await;
+    stage.wait_for(Place::number(1)).await;
+    assert!(
+        stage.tiles().iter().any(|tile| tile.status == StatusCode::UNAUTHORIZED),
+        "the token was refused"
+    );
+    assert_eq!(stage.hub.token_posts(), 2);
+    let asked: Vec<_> = stage
+        .token_answers()
+        .iter()
+        .map(|answer| answer.uri.query().is_some())
+        .collect();
+    assert_eq!(
+        asked,
+        [false, true],
+        "one request for each token, the second because of the refusal"
+    );
+    assert!(!stage.has_banner().await, "the reader need not know");
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_tile_that_is_redirected_elsewhere_takes_no_token_along() {
+    let stage = Stage::set(Duration::from_secs(60)).await;
+    let there = format!("http://{}/redirected", stage.overlay).parse().unwrap();
+    stage.hub.redirect_path(&Place::number(0).tile(), there);
+    stage.open(Place::number(0)).await;
+    let redirected = async || !stage.asked_for("/redirected").is_empty();
+    stage.browser.wait_until("the browser follows", redirected).await;
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_the_token_endpoint_shows_a_banner_until_it_is_over() {
+    let stage = Stage::set(Duration::from_secs(6)).await;
+    stage.open(Place::number(0)).await;
+    stage.wait_for(Place::number(0)).await;
+    stage.hub.fail(FakeAnswer::new(503, "CanaryReason"));
+    // The token serves to its end first.
+    stage.wait_for_banner(true).await;
+    let asked = stage.tiles().len();
+    stage.go_to(Place::number(1)).await;
+    let refusals = || {
+        stage
+            .token_answers()
+            .into_iter()
+            .filter(|answer| answer.status != StatusCode::OK)
+    };
+    stage
+        .browser
+        .wait_until("two refusals", async || refusals().count() >= 2)
+        .await;
+    assert_eq!(stage.tiles().len(), asked, "without a token no tile is asked for");
+    assert!(stage.has_banner().await);
+
+    stage.hub.recover();
+    stage.wait_for_banner(false).await;
+    stage.wait_for(Place::number(1)).await;
+    for refusal in refusals() {
+        assert_eq!(refusal.status, StatusCode::SERVICE_UNAVAILABLE);
+        assert!(refusal.received.contains_key("Retry-After"));
+        assert_eq!(refusal.received["Cache-Control"], "no-store");
+        assert_eq!(refusal.body, "", "not a word of why");
+    }
+    assert!(
+        refusals().count() < 20,
+        "{} requests during the outage",
+        refusals().count()
+    );
+    assert!(stage.tiles().iter().all(|tile| tile.status == StatusCode::OK));
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_page_that_is_opened_during_an_outage_says_so_and_starts_by_itself() {
+    let stage = Stage::set(Duration::from_secs(60)).await;
+    stage.hub.fail(FakeAnswer::new(503, ""));
+    stage.open(Place::number(0)).await;
+    stage.wait_for_banner(true).await;
+    assert_eq!(stage.tiles().len(), 0);
+    stage.hub.recover();
+    stage.wait_for(Place::number(0)).await;
+    stage.wait_for_banner(false).await;
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn the_pages_tokens_keep_their_promises_in_a_time_of_their_own() {
+    const PROMISES: &str = include_str!("map_token.js");
+    let stage = Stage::set(Duration::from_secs(60)).await;
+    // Anything of the same origin that does nothing by itself.
+    let blank = format!("{}page.css", stage.url);
+    stage.browser.open(&blank).await;
+    let names = stage
+        .browser
+        .run(&format!("{PROMISES} return Object.keys(promises)"))
+        .await;
+    let names = names.as_array().unwrap();
+    assert!(names.len() >= 14);
+    let mut faults = Vec::new();
+    for name in names {
+        stage.browser.open(&blank).await;
+        let fault = stage
+            .browser
+            .run_async(&format!("{PROMISES} fault({name}).then(arguments[0])"))
+            .await;
+        if !fault.is_null() {
+            faults.push(format!("{name}: {fault}"));
+        }
+    }
+    assert_eq!(faults, Vec::<String>::new());
+}
