@@ -7,8 +7,8 @@
 const RENEWED_BEFORE_END = 30_000;
 // Not used any more this long before its end, or for the last tenth of a short life: a request takes its time.
 const KEPT_BACK = 5_000;
-// The server itself may wait 10 s for a token.
-const FETCH_LIMIT = 15_000;
+// The server itself may look at the API for 5 s and wait 10 s for a token.
+const FETCH_LIMIT = 20_000;
 // The first wait after a failure, doubled after each more.
 const FIRST_BACKOFF = 1_000;
 const LONGEST_BACKOFF = 30_000;

@@ -42,7 +42,7 @@ const LOOK_LIMIT: Duration = Duration::from_secs(5);
 /// OS's raster tiles, in the projection that web maps use.
 const TILES: &str = "/maps/raster/v1/zxy/Road_3857/{z}/{x}/{y}.png";
 
-/// All of Britain on one tile: the least that can be asked of the API.
+/// A tile of the smallest scale: as little as can be asked of the API.
 const ONE_TILE: &str = "/maps/raster/v1/zxy/Road_3857/7/63/42.png";
 
 const PAGE: &str = include_str!("../page/index.html");
