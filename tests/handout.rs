@@ -136,6 +136,19 @@ async fn between_failed_renewals_a_page_does_not_wait_for_the_next_while_the_tok
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_token_of_a_tiny_life_is_renewed_first_though_the_last_renewal_is_not_a_second_ago() {
+    let source = Source::new(|_| Answer::token(millis(1_500)));
+    let tokens = source.manager();
+    let first = handed_out(&tokens, secs(1)).await;
+    sleep(millis(900)).await;
+    assert_ne!(
+        handed_out(&tokens, secs(1)).await["access_token"],
+        first["access_token"]
+    );
+    assert_eq!(source.count(), 2);
+}
+
+#[tokio::test(start_paused = true)]
 async fn a_renewal_that_is_under_way_again_is_waited_for() {
     let source = Source::new(|n| match n {
         2 => Answer::error(unavailable()),
