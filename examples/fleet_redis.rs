@@ -30,10 +30,9 @@ const SECRET: &str = "a-secret-for-it";
 
 #[tokio::main]
 async fn main() -> Result<(), Failure> {
-    let arguments: Vec<_> = env::args().collect();
-    match arguments.as_slice() {
-        [_, hub, redis_url] => serve(hub.parse()?, redis_url).await,
-        _ => play().await,
+    match env::args().nth(1) {
+        Some(hub) => serve(hub.parse()?, &env::var("REDIS_URL")?).await,
+        None => play().await,
     }
 }
 
@@ -70,7 +69,7 @@ async fn play() -> Result<(), Failure> {
     let counts = Arc::new(Counts::default());
     let mut fleet = Vec::new();
     for _ in 0..PROCESSES {
-        fleet.push(start_process(&[hub.origin().as_str(), &redis_url], &counts)?);
+        fleet.push(start_process(hub.origin().as_str(), &redis_url, &counts)?);
     }
 
     println!("{PROCESSES} processes, each with a TokenManager, share tokens of 8 s. POSTs are token requests.\n");
@@ -120,9 +119,11 @@ impl Drop for Process {
     }
 }
 
-fn start_process(arguments: &[&str], counts: &Arc<Counts>) -> Result<Process, Failure> {
+fn start_process(hub: &str, redis_url: &str, counts: &Arc<Counts>) -> Result<Process, Failure> {
     let mut process = Command::new(env::current_exe()?)
-        .args(arguments)
+        .arg(hub)
+        // Not on the command line, which everybody on the machine can read: the URL may hold a password.
+        .env("REDIS_URL", redis_url)
         .stdout(Stdio::piped())
         .spawn()?;
     let lines = process

@@ -149,6 +149,7 @@ mod seal;
 mod shared;
 mod source;
 mod token;
+mod unwind;
 
 /// The code in the README is compiled and run as tests.
 #[cfg(all(doctest, feature = "test-util"))]

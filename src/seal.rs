@@ -21,8 +21,8 @@ const SALT: &[u8] = b"osdatahub-auth shared token 1";
 /// In front of what is sealed.
 const NONCE_BYTES: usize = 24;
 
-/// Of what is sealed: the life, in milliseconds, then the token.
-const LIFE_BYTES: usize = 8;
+/// Of what is sealed: two times in milliseconds, then the token.
+const NUMBER_BYTES: usize = 8;
 
 /// Seals one project's tokens for one token endpoint: all from the Project API Secret, so that only who has it can find
 /// an entry, read it or make one. After a rotation of the secret nothing fits any more.
@@ -36,6 +36,9 @@ pub(crate) struct Unsealed {
     pub(crate) token: Zeroizing<String>,
     /// What was left of the token's life when it was sealed.
     pub(crate) life: Duration,
+    /// When it expires, by the store's own clock: the time since 1970. An old entry that somebody brings back has
+    /// expired.
+    pub(crate) expires_at: Duration,
 }
 
 impl Seal {
@@ -59,9 +62,10 @@ impl Seal {
     }
 
     /// An entry with the token and what is left of its life. `None` if the system has no random numbers.
-    pub(crate) fn seal(&self, token: &AccessToken) -> Option<Vec<u8>> {
-        let life = u64::try_from(token.remaining().as_millis()).ok()?;
-        let plain = Zeroizing::new([&life.to_be_bytes()[..], token.expose_secret().as_bytes()].concat());
+    pub(crate) fn seal(&self, token: &AccessToken, expires_at: Duration) -> Option<Vec<u8>> {
+        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
+        let numbers = [token.remaining(), expires_at].map(millis).concat();
+        let plain = Zeroizing::new([&numbers[..], token.expose_secret().as_bytes()].concat());
         let nonce = XNonce::try_generate().ok()?;
         let sealed = self.cipher.encrypt(&nonce, self.payload(&plain)).ok()?;
         Some([&nonce[..], &sealed].concat())
@@ -72,10 +76,13 @@ impl Seal {
         let (nonce, sealed) = entry.split_first_chunk::<NONCE_BYTES>()?;
         let plain = self.cipher.decrypt(nonce.into(), self.payload(sealed)).ok()?;
         let plain = Zeroizing::new(plain);
-        let (life, token) = plain.split_first_chunk::<LIFE_BYTES>()?;
+        let millis = |number: &[u8; NUMBER_BYTES]| Duration::from_millis(u64::from_be_bytes(*number));
+        let (life, rest) = plain.split_first_chunk()?;
+        let (expires_at, token) = rest.split_first_chunk()?;
         Some(Unsealed {
             token: Zeroizing::new(str::from_utf8(token).ok()?.to_owned()),
-            life: Duration::from_millis(u64::from_be_bytes(*life)),
+            life: millis(life),
+            expires_at: millis(expires_at),
         })
     }
 
@@ -98,11 +105,13 @@ fn derive(hkdf: &Hkdf<Sha256>, what_for: &[&[u8]]) -> Zeroizing<[u8; 32]> {
 
 #[cfg(test)]
 mod tests {
+    use base64::engine::general_purpose::STANDARD;
     use proptest::prelude::*;
 
     use super::*;
 
     const LIFE: Duration = Duration::from_secs(299);
+    const EXPIRES_AT: Duration = Duration::from_millis(1_634_663_681_476);
 
     fn seal_of(prefix: &str, key: &str, secret: &str, token_url: &str) -> Seal {
         let credentials = ProjectCredentials::new(key, secret).unwrap();
@@ -114,14 +123,16 @@ mod tests {
     }
 
     fn entry(token: &str) -> Vec<u8> {
-        seal().seal(&AccessToken::new(token, LIFE).unwrap()).unwrap()
+        seal()
+            .seal(&AccessToken::new(token, LIFE).unwrap(), EXPIRES_AT)
+            .unwrap()
     }
 
     #[test]
     fn what_is_sealed_can_be_read_by_the_same_project_alone() {
         let entry = entry("canary");
         let unsealed = seal().open(&entry).unwrap();
-        assert_eq!(*unsealed.token, "canary");
+        assert_eq!((unsealed.token.as_str(), unsealed.expires_at), ("canary", EXPIRES_AT));
         assert!(unsealed.life <= LIFE && unsealed.life + Duration::from_secs(5) > LIFE);
         for other in [
             seal_of("other", "key", "secret", "https://api.os.uk/oauth2/token/v1"),
@@ -147,9 +158,26 @@ mod tests {
     #[test]
     fn neither_name_nor_entry_shows_what_it_is_about() {
         let seal = seal_of("prefix", "CanaryKey", "CanarySecret", "https://canary.example/");
-        let entry = seal.seal(&AccessToken::new("CanaryToken", LIFE).unwrap()).unwrap();
+        let entry = seal
+            .seal(&AccessToken::new("CanaryToken", LIFE).unwrap(), EXPIRES_AT)
+            .unwrap();
         let shown = format!("{} {}", seal.name(), String::from_utf8_lossy(&entry)).to_lowercase();
         assert!(shown.starts_with("prefix:{") && !shown.contains("canary"), "{shown}");
+    }
+
+    #[test]
+    fn what_this_version_once_wrote_can_be_read() {
+        // If this has to change, then so does the number in SALT: versions would take each other's entries for damaged.
+        assert_eq!(seal().name(), "prefix:{p400oY359kZWyqkbPKdhd8m2usys_9UnR3k18tB2VqI}");
+        let unsealed = seal().open(&STANDARD.decode("qYZ0Qounbcz5G3nmV8TQ+H6CkX0Q/MeY7k1Q4pPxiEVDuaTwjMqWGvZsIxPKLOTiyxRFu8A+EIRj4qaRZHjylsUhlNiT2MgIE6dDq8eSpglF4hAj").unwrap()).unwrap();
+        assert_eq!(
+            (unsealed.token.as_str(), unsealed.expires_at, unsealed.life),
+            (
+                "ZclClFcksJlZ19vnJOt09Yj3xme0",
+                EXPIRES_AT,
+                Duration::from_millis(298_999)
+            )
+        );
     }
 
     #[test]

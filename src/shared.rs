@@ -1,25 +1,26 @@
 //! One token for many processes: Redis in front of a token endpoint.
 
-mod lease;
 mod session;
+mod turn;
 
 use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use redis::Client;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::{Instant, sleep, timeout};
+use tokio::time::{Instant, sleep_until, timeout};
 use tracing::{debug, warn};
 
 use self::{
-    lease::Lease,
     session::{Claim, Miss, Session},
+    turn::Turn,
 };
 use crate::{
     AccessToken, Error, TokenEndpoint, TokenSource,
     clock::Moment,
     schedule,
     seal::{Seal, Unsealed},
+    unwind::caught,
 };
 
 const DEFAULT_PREFIX: &str = "osdatahub-auth";
@@ -49,30 +50,38 @@ const GRACE: Duration = Duration::from_secs(1);
 /// # Who asks OS
 ///
 /// Whoever needs a new token looks for the entry in Redis, and adopts its token if that can be used and is newer than
-/// the one to be replaced. Otherwise it takes a lock and asks OS, while the others wait for what it brings. A lock
-/// whose owner has died runs out after the endpoint's `request_timeout` and one second more; who has waited for a
-/// second beyond that asks OS itself.
+/// the one to be replaced. Otherwise it takes a lock and asks OS, while the others wait for what it brings. The lock of
+/// a process that has died runs out after the endpoint's `request_timeout` and one second more; whoever has waited for
+/// a second beyond that asks OS itself. A caller without a token may have to wait for all of that: an
+/// [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 12 s covers it.
+///
+/// A token that the API refused is replaced for all: the first that finds out asks for another, and the others adopt
+/// that. As an adopted token is no new one, a 401 counts at once.
 ///
 /// # When Redis is down
 ///
-/// Sharing is an economy, and availability comes first. A Redis that is down, hung, slow, full, read-only or of the
-/// wrong password, and an entry that is damaged, cost a warning and a request to OS, never an error. All that Redis may
-/// add to one fetch is the [`time_limit`](SharedSourceBuilder::time_limit).
+/// Sharing is an economy, and availability comes first. A Redis that is down, hung, slow, full, read-only or refuses the
+/// password, and an entry that is damaged, cost a warning and a request to OS, never an error. All that Redis may add
+/// to one fetch is the [`time_limit`](SharedSourceBuilder::time_limit).
+///
+/// A new token is shared after it is on its way to its caller, by a task of its own. A process that ends at that very
+/// moment does not share it, and leaves a lock that runs out by itself.
 ///
 /// # What Redis gets to see
 ///
 /// Neither a token nor which project it is for. Entries are sealed with XChaCha20-Poly1305 and found under an HMAC, with
 /// keys that HKDF-SHA256 derives from the Project API Secret. Two projects, secrets or token URLs never share an entry;
 /// after a rotation of the secret the old entry is not found any more. Whoever can write to Redis can take tokens
-/// away, or bring one back until it expires, but cannot make one.
+/// away, but not make one, nor make one live longer.
 ///
 /// An entry lives for as long as its token, by Redis's own clock: nodes whose clocks differ do not matter.
 ///
 /// # What it needs
 ///
 /// Redis 5 or later, or Valkey, one server or whatever answers for it (not Redis Cluster's redirections), and a user who
-/// may run `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIREAT` and `TIME` on keys that begin with the prefix. For
-/// `rediss://`, turn on a TLS feature of the crate [`redis`] 1, such as `tokio-rustls-comp`.
+/// may run `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIREAT` and `TIME` on keys that begin with the prefix, and `SELECT`
+/// if the URL names a database. For `rediss://`, turn on a TLS feature of the crate [`redis`] 1: with
+/// `tokio-rustls-comp` the program has to have one `rustls` crypto provider, or to install a default one.
 pub struct SharedSource {
     endpoint: TokenEndpoint,
     redis: Client,
@@ -86,7 +95,7 @@ enum Shared {
     /// Another process's token.
     Token(AccessToken),
     /// The endpoint is to be asked, and the others are to get what it gives.
-    Lease(Lease),
+    Fetch(Turn),
 }
 
 impl SharedSource {
@@ -105,45 +114,48 @@ impl SharedSource {
     async fn share(&self, seal: &Seal, replaces: Option<&AccessToken>) -> Result<Shared, Miss> {
         let mut budget = Budget(self.time_limit);
         let session = budget.spend(Session::open(&self.redis, seal.name())).await?;
-        let mut lease = Lease::new(session);
+        let mut turn = Turn::new(session);
         let mut give_up = None;
         loop {
             let (asked, before) = (Moment::now(), budget);
-            match budget.spend(lease.claim(self.lease())).await? {
+            let (claim, now) = budget.spend(turn.claim(self.lease_time())).await?;
+            match claim {
                 Claim::Found { entry, time_to_live } => {
-                    let unsealed = seal.open(&entry);
-                    if unsealed.is_none() {
-                        warn_of(&Miss::Unreadable);
+                    if let Some(unsealed) = seal.open(&entry) {
+                        let left = time_to_live.min(unsealed.expires_at.saturating_sub(now));
+                        if let Some(token) = adopt(&unsealed, left, asked, replaces) {
+                            debug!("access token adopted from another process");
+                            return Ok(Shared::Token(token));
+                        }
+                    } else {
+                        warn!("the access token's entry in Redis is damaged, and is replaced");
                     }
-                    if let Some(token) = unsealed.and_then(|it| adopt(&it, time_to_live, asked, replaces)) {
-                        debug!("access token adopted from another process");
-                        return Ok(Shared::Token(token));
-                    }
-                    lease.replaces(entry);
+                    turn.overwrites(entry);
                 }
-                Claim::Granted => return Ok(Shared::Lease(lease)),
+                Claim::Granted => return Ok(Shared::Fetch(turn)),
                 Claim::Held => {
                     // What is waited for here is another's fetch, and no delay of Redis's making.
                     budget = before;
-                    if Instant::now() >= *give_up.get_or_insert_with(|| Instant::now() + self.patience()) {
-                        debug!("another process holds the lease for an access token, but brings none");
-                        return Ok(Shared::Lease(lease));
+                    let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.patience());
+                    if Instant::now() >= give_up {
+                        debug!("another process holds the lock for an access token, but brings none");
+                        return Ok(Shared::Fetch(turn));
                     }
-                    sleep(poll_interval(fastrand::f64())).await;
+                    sleep_until(give_up.min(Instant::now() + poll_interval(fastrand::f64()))).await;
                 }
             }
         }
     }
 
     /// How long the others wait for a process that fetches: a little longer than its attempt may take.
-    fn lease(&self) -> Duration {
+    fn lease_time(&self) -> Duration {
         self.endpoint.request_timeout + GRACE
     }
 
     /// How long this process waits for others: until their lease has run out, if that leaves time for its own attempt.
     fn patience(&self) -> Duration {
-        let time_left = schedule::FETCH_LIMIT.saturating_sub(self.time_limit + self.lease());
-        time_left.min(self.lease() + GRACE)
+        let time_left = schedule::FETCH_LIMIT.saturating_sub(self.time_limit + self.lease_time());
+        time_left.min(self.lease_time() + GRACE)
     }
 }
 
@@ -153,40 +165,36 @@ impl TokenSource for SharedSource {
         // Read once, so that what is asked for and what is sealed are the same project's.
         let credentials = self.endpoint.credentials.credentials().await?;
         let seal = Seal::new(&self.prefix, &credentials, &self.endpoint.token_url);
-        let mut lease = match self.share(&seal, replaces).await {
+        // The crate redis may panic, above all about the TLS that it finds: Redis can fail no fetch.
+        let shared = caught(self.share(&seal, replaces)).await.unwrap_or(Err(Miss::Panicked));
+        let mut turn = match shared {
             Ok(Shared::Token(token)) => return Ok(token),
-            Ok(Shared::Lease(lease)) => Some(lease),
-            Err(miss) => {
-                warn_of(&miss);
+            Ok(Shared::Fetch(turn)) => Some(turn),
+            Err(reason) => {
+                warn!(%reason, "no access token from Redis: asking the token endpoint");
                 None
             }
         };
         let token = self.endpoint.request(&credentials).await?;
-        if let Some(lease) = &mut lease {
-            lease.bring(&token, &seal);
+        if let Some(turn) = &mut turn {
+            turn.bring(&token, &seal);
         }
         Ok(token)
     }
 }
 
-fn warn_of(reason: &Miss) {
-    warn!(%reason, "no access token from Redis: asking the token endpoint");
-}
-
-/// The token of an entry, if it can be used and is newer than the one to be replaced.
+/// The token of an entry, if it can be used and is newer than the one to be replaced. `left` is what is left of its
+/// life, by Redis's clock; like a token's own life, it counts from before the question was sent.
 ///
 /// A process that could not leave its new token in Redis may find one there that the API has refused: that one is
-/// older, so it ends sooner. Like a token's own, this life counts from before the question was sent.
-fn adopt(
-    unsealed: &Unsealed,
-    time_to_live: Duration,
-    asked: Moment,
-    replaces: Option<&AccessToken>,
-) -> Option<AccessToken> {
-    let life = time_to_live.min(unsealed.life);
-    let token = AccessToken::issued_at(asked, &unsealed.token, life).ok()?;
-    let usable = life > schedule::kept_back(unsealed.life);
-    let newer = replaces.is_none_or(|old| !old.is(&token) && old.remaining_at(asked) < life);
+/// older, so it ends sooner.
+fn adopt(unsealed: &Unsealed, left: Duration, asked: Moment, replaces: Option<&AccessToken>) -> Option<AccessToken> {
+    let life = unsealed.life;
+    let age = life.saturating_sub(left);
+    let token = AccessToken::adopted_at(asked, &unsealed.token, age, life).ok()?;
+    let now = Moment::now();
+    let usable = token.remaining_at(now) > schedule::kept_back(life);
+    let newer = replaces.is_none_or(|old| !old.is(&token) && old.remaining_at(now) < token.remaining_at(now));
     (usable && newer).then_some(token)
 }
 
@@ -248,7 +256,8 @@ impl SharedSourceBuilder {
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if the Redis URL cannot be parsed, or is `rediss://` and the
-    /// crate [`redis`] has no TLS compiled in; if the prefix is empty; or if the time limit is zero or above 5 s.
+    /// crate [`redis`] has no TLS compiled in; if the prefix is empty; or if the time limit is zero, above 5 s, or more
+    /// than the endpoint's `request_timeout` leaves of the 30 s after which any fetch is given up.
     pub fn build(self) -> Result<SharedSource, Error> {
         // Its error might quote the URL, which may hold a password.
         let redis = Client::open(self.redis_url.expose_secret()).map_err(|_| {
@@ -263,6 +272,11 @@ impl SharedSourceBuilder {
         if self.time_limit.is_zero() || self.time_limit > LONGEST_TIME_LIMIT {
             return Err(Error::configuration(
                 "the time_limit for Redis has to be more than zero and 5 s at most",
+            ));
+        }
+        if self.time_limit + self.endpoint.request_timeout > schedule::FETCH_LIMIT {
+            return Err(Error::configuration(
+                "the time_limit for Redis and the endpoint's request_timeout have to be 30 s at most together",
             ));
         }
         Ok(SharedSource {
@@ -298,6 +312,7 @@ mod tests {
         Unsealed {
             token: token.to_owned().into(),
             life: LIFE,
+            expires_at: Duration::ZERO,
         }
     }
 
@@ -306,11 +321,11 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn an_adopted_life_is_the_shorter_one_counted_from_the_question() {
-        for (time_to_live, expected) in [(100, 100), (299, 299), (100_000, 299)] {
+    async fn an_adopted_life_counts_from_the_question_and_is_no_longer_than_the_tokens() {
+        for (left, expected) in [(100, 100), (299, 299), (100_000, 299)] {
             let asked = Moment::now();
             advance(SECOND * 2).await;
-            let token = adopt(&entry("t"), SECOND * time_to_live, asked, None).unwrap();
+            let token = adopt(&entry("t"), SECOND * left, asked, None).unwrap();
             assert_eq!(token.remaining() + SECOND * 2, SECOND * expected);
             assert_eq!(token.expose_secret(), "t");
         }
@@ -320,10 +335,24 @@ mod tests {
     async fn what_no_manager_would_hand_out_is_not_adopted() {
         // Of 299 s the last 9.97 are kept back.
         assert!(adopt(&entry("t"), SECOND * 10, Moment::now(), None).is_some());
-        for time_to_live in [Duration::from_millis(9_900), SECOND, Duration::ZERO] {
-            assert!(adopt(&entry("t"), time_to_live, Moment::now(), None).is_none());
+        for left in [Duration::from_millis(9_900), SECOND, Duration::ZERO] {
+            assert!(adopt(&entry("t"), left, Moment::now(), None).is_none());
         }
         assert!(adopt(&entry("no token"), LIFE, Moment::now(), None).is_none());
+        // The answer itself may have taken too long.
+        let asked = Moment::now();
+        advance(SECOND).await;
+        assert!(adopt(&entry("t"), SECOND * 10, asked, None).is_none());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn an_adopted_token_keeps_the_windows_of_its_whole_life() {
+        let token = adopt(&entry("t"), SECOND * 100, Moment::now(), None).unwrap();
+        assert_eq!((token.life(), token.age_at_start()), (LIFE, SECOND * 199));
+        let left_at = |age: Duration| Moment::now().until(token.reaches(age));
+        assert_eq!(left_at(SECOND * 224), SECOND * 25, "stale");
+        assert_eq!(left_at(SECOND * 289), SECOND * 90, "unusable");
+        assert_eq!(left_at(SECOND * 100), Duration::ZERO);
     }
 
     #[tokio::test(start_paused = true)]
@@ -344,7 +373,7 @@ mod tests {
 
     #[test]
     fn waiting_for_others_leaves_time_for_an_attempt_of_ones_own() {
-        for (request_timeout, lease, patience) in [(5, 6, 7), (10, 11, 12), (20, 21, 4), (30, 31, 0)] {
+        for (request_timeout, lease_time, patience) in [(5, 6, 7), (10, 11, 12), (20, 21, 4), (25, 26, 0)] {
             let credentials = crate::ProjectCredentials::new("key", "secret").unwrap();
             let endpoint = TokenEndpoint::builder(credentials)
                 .request_timeout(SECOND * request_timeout)
@@ -354,7 +383,10 @@ mod tests {
                 .time_limit(SECOND * 5)
                 .build()
                 .unwrap();
-            assert_eq!((source.lease(), source.patience()), (SECOND * lease, SECOND * patience));
+            assert_eq!(
+                (source.lease_time(), source.patience()),
+                (SECOND * lease_time, SECOND * patience)
+            );
         }
     }
 }

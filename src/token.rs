@@ -18,9 +18,11 @@ pub struct AccessToken(Arc<Token>);
 struct Token {
     /// `Bearer …`, marked sensitive: the one copy of the token.
     header: HeaderValue,
-    /// When its life began to count.
+    /// When its life began to count for us.
     start: Moment,
-    /// What was left of its life at `start`.
+    /// How much of it had passed by then: more than nothing for a token that another process has had for a while.
+    age: Duration,
+    /// All of it.
     life: Duration,
 }
 
@@ -36,7 +38,13 @@ impl AccessToken {
         Self::issued_at(Moment::now(), token.as_ref(), expires_in)
     }
 
+    /// A token whose whole life counts from `start`.
     pub(crate) fn issued_at(start: Moment, token: &str, life: Duration) -> Result<Self, Error> {
+        Self::adopted_at(start, token, Duration::ZERO, life)
+    }
+
+    /// A token that had this age at `start`, of all its life.
+    pub(crate) fn adopted_at(start: Moment, token: &str, age: Duration, life: Duration) -> Result<Self, Error> {
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(malformed());
         }
@@ -48,6 +56,7 @@ impl AccessToken {
         Ok(Self(Arc::new(Token {
             header,
             start,
+            age,
             life: schedule::clamp_life(life),
         })))
     }
@@ -87,9 +96,14 @@ impl AccessToken {
         now.until(self.reaches(self.0.life))
     }
 
-    /// When it has lived for so much of its life.
+    /// When it reaches this age.
     pub(crate) fn reaches(&self, age: Duration) -> Moment {
-        self.0.start.after(age)
+        self.0.start.after(age.saturating_sub(self.0.age))
+    }
+
+    /// How old it was when we got it, as far as anybody has told.
+    pub(crate) fn age_at_start(&self) -> Duration {
+        self.0.age
     }
 
     pub(crate) fn life(&self) -> Duration {

@@ -222,5 +222,8 @@ fn a_redis_url_prefix_or_time_limit_that_cannot_be_meant_is_refused() {
         "time_limit",
         "",
     );
+    let patient = TokenEndpoint::builder(credentials()).request_timeout(Duration::from_secs(30));
+    let patient = SharedSource::builder(patient.build().unwrap(), "redis://host").build();
+    refused(patient, "request_timeout", "");
     assert!(set(|source| source.prefix("p").time_limit(Duration::from_secs(5))).is_ok());
 }

@@ -222,7 +222,7 @@ async fn fifty_processes_ask_for_one_token_a_lifetime() {
 
 #[tokio::test(flavor = "multi_thread")]
 async fn a_process_that_is_killed_while_it_fetches_for_all_costs_one_more_post_and_no_error() {
-    let mut fleet = Fleet::start(NODES, secs(1), right).await;
+    let mut fleet = Fleet::start(NODES, millis(400), right).await;
     fleet.until_posts(1).await;
     // While the others start and wait for what it brings.
     let holder = fleet.who_asked().remove(0);

@@ -204,7 +204,7 @@ async fn share_through_redis(hub: &FakeDataHub, log: &Log) {
     ];
     hub.fail(token_answer(0));
     let source = |url: &str| {
-        let builder = SharedSource::builder(endpoint(hub, log), url);
+        let builder = SharedSource::builder(endpoint(hub, log), url).time_limit(Duration::from_secs(5));
         log.add(&builder);
         let source = builder.build().unwrap();
         log.add(&source);

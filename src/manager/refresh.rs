@@ -1,11 +1,7 @@
 //! One refresh: a task of its own, which no caller can cancel.
 
 use std::{
-    future::{Future, poll_fn},
-    panic::{AssertUnwindSafe, catch_unwind},
-    pin::pin,
     sync::{Arc, Weak},
-    task::Poll,
     time::Duration,
 };
 
@@ -20,7 +16,7 @@ use super::{
     Inner, Reason,
     state::{Attempt, Settled},
 };
-use crate::{AccessToken, Error, ErrorKind, TokenSource, clock::Moment, metrics, schedule};
+use crate::{AccessToken, Error, ErrorKind, TokenSource, clock::Moment, metrics, schedule, unwind::caught};
 
 /// Starts an attempt that [`State`](super::state::State) has elected us to make.
 ///
@@ -67,22 +63,17 @@ async fn run(baton: Baton, starts: Instant) {
 async fn fetch(source: &dyn TokenSource, replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
     let failed = |kind, message| Err(Error::with_message(kind, message));
     // All of it in here: also what the source does before it returns a future may panic.
-    let mut fetch = pin!(async { timeout(schedule::FETCH_LIMIT, source.fetch(replaces)).await });
-    poll_fn(
-        |context| match catch_unwind(AssertUnwindSafe(|| fetch.as_mut().poll(context))) {
-            Ok(Poll::Pending) => Poll::Pending,
-            Ok(Poll::Ready(Ok(brought))) => Poll::Ready(brought),
-            Ok(Poll::Ready(Err(_))) => Poll::Ready(failed(
-                ErrorKind::Timeout,
-                "the token source was given up after 30 s without an answer",
-            )),
-            Err(_) => Poll::Ready(failed(
-                ErrorKind::Unavailable,
-                "the token source panicked: see its panic message",
-            )),
-        },
-    )
-    .await
+    match caught(async { timeout(schedule::FETCH_LIMIT, source.fetch(replaces)).await }).await {
+        Some(Ok(brought)) => brought,
+        Some(Err(_)) => failed(
+            ErrorKind::Timeout,
+            "the token source was given up after 30 s without an answer",
+        ),
+        None => failed(
+            ErrorKind::Unavailable,
+            "the token source panicked: see its panic message",
+        ),
+    }
 }
 
 /// The right to settle an attempt. If it is dropped before, with its runtime or a cancelled task, the attempt is

@@ -455,7 +455,7 @@ impl Streak {
             self.wait = schedule::first_rejection_wait(held.token.life());
         }
         self.last = Some(now);
-        let admitted = now - held.since >= self.wait;
+        let admitted = now - held.since + held.token.age_at_start() >= self.wait;
         if admitted && keeps_coming {
             self.wait = schedule::next_rejection_wait(self.wait);
         }

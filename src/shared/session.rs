@@ -14,7 +14,11 @@ const LONGEST_ENTRY: usize = 64 * 1024;
 /// Answers with the time in milliseconds, whether the lock was taken, the entry, and what is left of its life.
 const CLAIM: &str = r"
 local entry = redis.pcall('GET', KEYS[1])
-if entry and (type(entry) ~= 'string' or #entry > tonumber(ARGV[4])) then
+local failed = type(entry) == 'table'
+if failed and not string.find(entry.err, 'WRONGTYPE', 1, true) then
+    return entry
+end
+if failed or (entry and #entry > tonumber(ARGV[4])) then
     redis.call('DEL', KEYS[1])
     return redis.error_reply('GARBAGE in place of an entry, now removed')
 end
@@ -56,10 +60,10 @@ pub(super) enum Miss {
     Unreachable(RedisError),
     #[error("Redis sent no answer that can be understood ({0:?})")]
     Nonsense(ErrorKind),
-    #[error("the entry in Redis is damaged, or was never one")]
-    Unreadable,
     #[error("the system has no random numbers")]
     NoRandomness,
+    #[error("the crate redis panicked: see its panic message")]
+    Panicked,
 }
 
 impl From<RedisError> for Miss {
@@ -89,18 +93,8 @@ pub(super) enum Claim {
     Held,
 }
 
-/// Redis's own clock, in milliseconds since 1970.
-#[derive(Debug, Clone, Copy)]
-pub(super) struct RedisTime(u64);
-
-impl RedisTime {
-    pub(super) fn after(self, time: Duration) -> Self {
-        Self(
-            self.0
-                .saturating_add(u64::try_from(time.as_millis()).unwrap_or(u64::MAX)),
-        )
-    }
-}
+/// What Redis's own clock says: the time since 1970, to the millisecond.
+pub(super) type RedisTime = Duration;
 
 /// A connection of one fetch's own. Fetches are minutes apart: a connection that is kept would be found dead when Redis
 /// had been restarted, or when its runtime had ended, and each process would pay for that with a token of its own.
@@ -128,13 +122,12 @@ impl Session {
         })
     }
 
-    /// Finds an entry other than `known`, or else tries to take the lock for the time of `lease`. Also tells the time.
+    /// Finds an entry other than `known`, or else tries to take the lock for the time of `lease`. Tells the time besides.
     pub(super) async fn claim(&mut self, known: &[u8], lease: Duration) -> Result<(Claim, RedisTime), Miss> {
-        let lease = u64::try_from(lease.as_millis()).unwrap_or(u64::MAX);
         let (now, taken, entry, time_to_live): (u64, bool, Option<Vec<u8>>, i64) = self
             .script(CLAIM)
             .arg(known)
-            .arg(lease)
+            .arg(millis(lease))
             .arg(LONGEST_ENTRY)
             .query_async(&mut self.connection)
             .await?;
@@ -147,16 +140,16 @@ impl Session {
             None if taken => Claim::Granted,
             None => Claim::Held,
         };
-        Ok((claim, RedisTime(now)))
+        Ok((claim, RedisTime::from_millis(now)))
     }
 
     /// Gives the lock back and leaves a new entry, if there is one, with the time when it expires.
     pub(super) async fn hand_back(mut self, known: &[u8], brought: Option<(Vec<u8>, RedisTime)>) -> Result<(), Miss> {
-        let (entry, RedisTime(expires_at)) = brought.unwrap_or((Vec::new(), RedisTime(0)));
+        let (entry, expires_at) = brought.unwrap_or_default();
         self.script(HAND_BACK)
             .arg(known)
             .arg(entry)
-            .arg(expires_at)
+            .arg(millis(expires_at))
             .exec_async(&mut self.connection)
             .await?;
         Ok(())
@@ -169,4 +162,8 @@ impl Session {
         command.arg(&self.owner);
         command
     }
+}
+
+fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
