@@ -79,6 +79,8 @@
 //! | [`HandOut`] | the token for a map page in a browser, from [`TokenManager::hand_out`] |
 //! | [`Error`] | why no token could be had; [`Error::find_in`] finds it behind a chain |
 //!
+//! The [`guide`] has a page for each question that comes up in production.
+//!
 //! # Layer order
 //!
 //! Tracing, then retry, then [`BearerAuth`], then the client. Each retry then has a token of its own time, and a trace
@@ -110,15 +112,17 @@
 //! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. If your own `reqwest` has TLS already, as by
 //!   default, you need neither. Without any, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says
 //!   so.
+//! - `metrics`: counters, gauges and histograms, for whatever recorder of the crate `metrics` the program installs; see
+//!   [`guide::operating`].
 //! - `redis`: `SharedSource`, one token for many processes through Redis or Valkey. No TLS for `rediss://`: that is a
 //!   feature of the crate `redis` itself.
 //! - `test-util`: `FakeDataHub`.
 //!
 //! # Limits
 //!
-//! It needs a tokio runtime with I/O and time; blocking code can use `Handle::block_on` of a multi-threaded
-//! runtime. A process that forks must not use the
-//! parent's manager. wasm32 is not supported.
+//! It needs a tokio runtime with I/O and time; blocking code can use `Handle::block_on` of a multi-threaded runtime. A
+//! process that forks must not use the parent's manager. wasm32 is not supported. What is *not* protected is in
+//! [`guide::limits`].
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A panic in library code takes a service down.
 #![warn(clippy::expect_used, clippy::unwrap_used)]
@@ -136,6 +140,7 @@ mod fault;
 #[cfg(fuzzing)]
 #[doc(hidden)]
 pub mod fuzzing;
+pub mod guide;
 mod handout;
 mod manager;
 mod metrics;

@@ -168,7 +168,7 @@ async fn a_fetch_that_is_cancelled_hands_the_lock_back() {
 }
 
 #[tokio::test]
-async fn a_lock_that_is_anothers_by_now_is_left_to_it() {
+async fn a_lock_that_another_has_by_now_is_left_to_it() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_delay(millis(500));
     let source = source(&hub, &redis);

@@ -117,26 +117,8 @@ impl Driver {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("browser-{}-{number}", process::id()));
-        let mut process = Command::new(installed("chromedriver"))
-            .arg("--port=0")
-            .stdout(Stdio::piped())
-            .stderr(Stdio::null())
-            .spawn()
-            .unwrap_or_else(|error| panic!("chromedriver does not start: {error}"));
-        let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
-        let port = lines
-            .by_ref()
-            .map_while(Result::ok)
-            .find_map(|line| {
-                line.rsplit_once("successfully on port ")?
-                    .1
-                    .trim_end_matches('.')
-                    .parse()
-                    .ok()
-            })
-            .expect("chromedriver says its port");
-        // It must not wait for somebody to read what else it says.
-        thread::spawn(move || lines.for_each(drop));
+        // It takes a free port of IPv4, and gives up if somebody has the same one of IPv6.
+        let (process, port) = (0..5).find_map(|_| launch()).expect("chromedriver opens a port");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             process,
@@ -168,6 +150,28 @@ impl Drop for Driver {
         let _ = self.process.wait();
         let _ = std::fs::remove_dir_all(&self.profile);
     }
+}
+
+/// Chromedriver and its port, unless it ends without one.
+fn launch() -> Option<(Child, u16)> {
+    let mut process = Command::new(installed("chromedriver"))
+        .arg("--port=0")
+        .stdout(Stdio::piped())
+        .stderr(Stdio::null())
+        .spawn()
+        .unwrap_or_else(|error| panic!("chromedriver does not start: {error}"));
+    let mut lines = BufReader::new(process.stdout.take().unwrap()).lines();
+    let port = lines.by_ref().map_while(Result::ok).find_map(|line| {
+        let (_, port) = line.rsplit_once("successfully on port ")?;
+        port.trim_end_matches('.').parse().ok()
+    });
+    let Some(port) = port else {
+        let _ = process.wait();
+        return None;
+    };
+    // It must not wait for somebody to read what else it says.
+    thread::spawn(move || lines.for_each(drop));
+    Some((process, port))
 }
 
 /// Where a program is.
