@@ -38,7 +38,8 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
 /// Every request counts and is kept once its body has arrived, before it is answered. A path in `/maps/`,
 /// `/features/`, `/search/`, `/downloads/` or `/positioning/` wants a Bearer token (RFC 6750) and then answers 200
 /// with a little JSON that names the path. There it also does what a page of another origin needs (the CORS protocol):
-/// preflights are answered, and every answer may be read by anybody; the token endpoint's never. A request whose body is larger than 4 MiB gets a 413 and is not kept.
+/// preflights are answered, and every answer but those of [`answer_path`](Self::answer_path) may be read by anybody; the
+/// token endpoint's never. A request whose body is larger than 4 MiB gets a 413 and is not kept.
 ///
 /// Once it is dropped, its tasks end: the listener and every connection are closed as soon as the runtime gets to it.
 ///

@@ -75,7 +75,7 @@ impl TokenManager {
 
 impl HandOut {
     /// The headers that must go with the token: `Cache-Control: no-store`, so that no cache keeps it (RFC 6749,
-    /// section 5.1).
+    /// section 5.1). The `Pragma: no-cache` that it wants besides means nothing in an answer (RFC 9111, section 5.4).
     #[must_use]
     pub fn headers() -> HeaderMap {
         HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))])

@@ -204,18 +204,12 @@ impl TokenManager {
         }
     }
 
-    async fn wait(&self, need: Need<'_>) -> Result<AccessToken, Error> {
-        let asked = Instant::now();
-        let outcome = self.wait_for_a_refresh(need).await;
-        metrics::waited(asked.elapsed());
-        outcome
-    }
-
-    async fn wait_for_a_refresh(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
+    async fn wait(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
         let runtime = Handle::try_current().map_err(|_| outside_runtime())?;
         let deadline = Instant::now() + self.inner.acquire_timeout;
         let mut ended = self.inner.ended.subscribe();
         let mut cut_off = 0;
+        let mut waiting = None;
         loop {
             let place = self.inner.write().join(Moment::now(), need, deadline)?;
             let (attempt, leading) = match place {
@@ -226,13 +220,14 @@ impl TokenManager {
                     (attempt, true)
                 }
             };
+            waiting.get_or_insert_with(|| metrics::Waiting::for_what(need.as_str()));
             let outcome = async {
                 let ended = ended.wait_for(|ended| ended.attempt >= attempt.id).await;
                 ended.map_or(Outcome::CutOff, |ended| ended.outcome.clone())
             };
             let failure = match timeout_at(deadline.min(attempt.lost_at), outcome).await {
                 Ok(Outcome::Adopted) => {
-                    need = need.after_a_refresh();
+                    need = self.inner.read().after_a_refresh(need);
                     None
                 }
                 Ok(Outcome::Failed(error)) => Some(error),

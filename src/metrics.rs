@@ -3,6 +3,8 @@
 
 use std::time::Duration;
 
+use tokio::time::Instant;
+
 use crate::{
     ErrorKind,
     manager::{Reason, TokenStatus},
@@ -22,12 +24,29 @@ pub(crate) fn refreshed(reason: Reason, outcome: Result<(), ErrorKind>, took: Du
     let _ = (reason, outcome, took, status);
 }
 
-/// A caller that found no token has waited for one.
-pub(crate) fn waited(time: Duration) {
-    #[cfg(feature = "metrics")]
-    metrics::histogram!("os_token_wait_seconds").record(time);
-    #[cfg(not(feature = "metrics"))]
-    let _ = time;
+/// A caller that waits for a token. How long it did is recorded when this is dropped, so that those who gave up count too.
+pub(crate) struct Waiting {
+    for_what: &'static str,
+    since: Instant,
+}
+
+impl Waiting {
+    pub(crate) fn for_what(for_what: &'static str) -> Self {
+        Self {
+            for_what,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Waiting {
+    fn drop(&mut self) {
+        let (for_what, time) = (self.for_what, self.since.elapsed());
+        #[cfg(feature = "metrics")]
+        metrics::histogram!("os_token_wait_seconds", "for" => for_what).record(time);
+        #[cfg(not(feature = "metrics"))]
+        let _ = (for_what, time);
+    }
 }
 
 /// What was done about a 401.

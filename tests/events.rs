@@ -61,6 +61,25 @@ async fn credentials_that_are_rejected_are_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn an_outage_does_not_hide_that_credentials_are_rejected_after_it() {
+    let (told, _guard) = Told::listen();
+    let source = Source::new(|n| match n {
+        1..=2 => Answer::failure(ErrorKind::Unavailable),
+        3 => Answer::failure(ErrorKind::CredentialsRejected),
+        _ => Answer::token(LIFE),
+    });
+    let tokens = source.manager();
+    let _warm = tokens.keep_warm();
+    while source.count() < 3 {
+        sleep(secs(1)).await;
+    }
+    sleep(secs(1)).await;
+    let levels = told.starting_with("token refresh failed");
+    let levels: Vec<_> = levels.iter().map(|(level, _)| *level).collect();
+    assert_eq!(levels, [Level::WARN, Level::WARN, Level::ERROR]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn ten_good_minutes_are_quiet() {
     let (told, _guard) = Told::listen();
     let tokens = Source::healthy().manager();
@@ -106,4 +125,35 @@ async fn an_answer_that_does_not_say_how_long_its_token_lives_is_a_warning() {
     assert_eq!(warnings.len(), 1, "OS's own answer is none");
     assert_eq!(warnings[0].0, Level::WARN);
     assert!(warnings[0].1.contains("life=240s"), "{}", warnings[0].1);
+}
+
+/// They are a part of the API, so a new one belongs in the guide, and none may change unnoticed.
+#[test]
+fn every_message_is_in_the_guide_as_it_is_in_the_code() {
+    let guide = include_str!("../src/guide/operating.md");
+    let code = [
+        include_str!("../src/endpoint/answer.rs"),
+        include_str!("../src/manager/refresh.rs"),
+        include_str!("../src/middleware.rs"),
+        include_str!("../src/shared.rs"),
+        include_str!("../src/shared/turn.rs"),
+    ];
+    let promised: Vec<_> = guide.lines().filter(|line| line.starts_with("| `")).collect();
+    let mut events = 0;
+    for code in code {
+        for level in ["debug!(", "info!(", "warn!(", "error!("] {
+            for call in code.split(level).skip(1) {
+                let Some(message) = call.split(");").next().and_then(|call| call.rsplit('"').nth(1)) else {
+                    continue;
+                };
+                events += 1;
+                let row = format!("| `{message}` |");
+                assert!(
+                    promised.iter().any(|line| line.starts_with(&row)),
+                    "{message:?} is not in the guide"
+                );
+            }
+        }
+    }
+    assert!(events >= 12, "only {events} events were found in the code");
 }

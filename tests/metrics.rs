@@ -8,7 +8,7 @@ use common::{Answer, LIFE, Source, millis, secs};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use osdatahub_auth::{BearerAuth, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager};
 use reqwest_middleware::ClientBuilder;
-use tokio::time::{advance, sleep};
+use tokio::time::{advance, sleep, timeout};
 
 /// Each metric, by its name and labels, and what it has.
 type Recorded = BTreeMap<String, DebugValue>;
@@ -74,7 +74,7 @@ async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
         1
     );
     assert_eq!(histogram(&first, "os_token_refresh_seconds"), [0.05]);
-    assert_eq!(histogram(&first, "os_token_wait_seconds"), [0.05]);
+    assert_eq!(histogram(&first, "os_token_wait_seconds for=usable"), [0.05]);
     assert!(gauge(&first, "os_token_consecutive_failures").abs() < f64::EPSILON);
     assert!((gauge(&first, "os_token_remaining_seconds") - 299.0).abs() < 1.0);
     // … stale, and a failure that nobody waits for …
@@ -86,7 +86,7 @@ async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
     assert_eq!(counter(&second, failed), 1);
     assert!((gauge(&second, "os_token_consecutive_failures") - 1.0).abs() < f64::EPSILON);
     assert!((gauge(&second, "os_token_remaining_seconds") - 38.75).abs() < 1.0);
-    assert_eq!(histogram(&second, "os_token_wait_seconds"), [0.0; 0]);
+    assert_eq!(histogram(&second, "os_token_wait_seconds for=usable"), [0.0; 0]);
     // … unusable …
     advance(secs(60)).await;
     tokens.token().await.unwrap();
@@ -118,7 +118,8 @@ async fn a_fresh_hit_records_nothing() {
     let (snapshotter, _guard) = listen();
     let tokens = Source::healthy().manager();
     tokens.token().await.unwrap();
-    recorded(&snapshotter);
+    // A look sets everything back to nothing.
+    assert!(gauge(&recorded(&snapshotter), "os_token_remaining_seconds") > 290.0);
     for _ in 0..100 {
         tokens.token().await.unwrap();
         sleep(secs(1)).await;
@@ -127,10 +128,42 @@ async fn a_fresh_hit_records_nothing() {
         let nothing = match &value {
             DebugValue::Counter(count) => *count == 0,
             DebugValue::Histogram(values) => values.is_empty(),
-            DebugValue::Gauge(_) => true,
+            DebugValue::Gauge(value) => value.into_inner() == 0.0,
         };
         assert!(nothing, "{name}: {value:?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn waits_are_told_apart_and_those_who_gave_up_count_too() {
+    let (snapshotter, _guard) = listen();
+    let source = Source::new(|n| match n {
+        1 => Answer::token(LIFE).after(secs(2)),
+        2 => Answer::token(LIFE).after(secs(4)),
+        _ => Answer::failure(ErrorKind::CredentialsRejected),
+    });
+    let tokens = source.manager();
+    // One has no patience, and one waits to the end.
+    let (hasty, patient) = tokio::join!(timeout(secs(1), tokens.token()), tokens.token());
+    assert!(hasty.is_err());
+    patient.unwrap();
+    assert_eq!(
+        histogram(&recorded(&snapshotter), "os_token_wait_seconds for=usable"),
+        [1.0, 2.0]
+    );
+    advance(secs(200)).await;
+    tokens.token_lasting(secs(140)).await.unwrap();
+    assert_eq!(
+        histogram(&recorded(&snapshotter), "os_token_wait_seconds for=lasting"),
+        [4.0]
+    );
+    // Who is told at once that none is to be had has not waited.
+    advance(secs(300)).await;
+    tokens.token().await.unwrap_err();
+    recorded(&snapshotter);
+    tokens.token().await.unwrap_err();
+    let waits = histogram(&recorded(&snapshotter), "os_token_wait_seconds for=usable");
+    assert_eq!(waits, [0.0; 0]);
 }
 
 #[tokio::test]

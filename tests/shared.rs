@@ -113,6 +113,20 @@ async fn a_token_that_another_node_has_is_adopted_with_what_is_left_of_its_life(
 }
 
 #[tokio::test]
+async fn who_wants_a_token_that_lasts_does_not_have_to_take_an_old_one_from_another_node() {
+    let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
+    hub.set_lifetime(secs(60));
+    let (_, key) = shared(&source(&hub, &redis), &redis).await;
+    let () = redis.ask(&format!("PEXPIRE {key} 20000")).await;
+    let new_node = node(&hub, &redis);
+    assert!(new_node.token().await.unwrap().remaining() <= secs(20));
+    assert_eq!(hub.token_posts(), 1);
+    let another = node(&hub, &redis);
+    assert!(another.token_lasting(secs(30)).await.unwrap().remaining() >= secs(30));
+    assert_eq!(hub.token_posts(), 2);
+}
+
+#[tokio::test]
 async fn a_stale_token_is_renewed_by_one_node_for_all() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_lifetime(secs(4));

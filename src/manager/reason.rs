@@ -41,7 +41,8 @@ pub struct RefreshTotals {
     pub unusable: u64,
     /// The API had refused the token.
     pub rejected: u64,
-    /// Somebody wanted a token that lasts for longer, with [`token_lasting`](crate::TokenManager::token_lasting).
+    /// Somebody wanted a token that lasts for longer, with [`token_lasting`](crate::TokenManager::token_lasting) or
+    /// [`hand_out`](crate::TokenManager::hand_out).
     pub forced: u64,
 }
 

@@ -116,13 +116,13 @@ impl Drop for Baton {
     }
 }
 
-/// One event for each outcome. Of failures only the first, and then every doubling, is louder than DEBUG, so that an
-/// outage does not flood a log.
+/// One event for each outcome. Of failures that are alike only the first, and then every doubling, is louder than DEBUG,
+/// so that an outage does not flood a log, and does not hide that a credential is rejected.
 fn report(settled: &Settled) {
     match settled {
         Settled::Adopted { after_failures: 0 } => debug!("token refreshed"),
         Settled::Adopted { after_failures } => info!(after_failures, "token refreshed: recovered"),
-        Settled::Failed { error, failures } => {
+        Settled::Failed { error, failures, alike } => {
             macro_rules! failed {
                 ($level:ident) => {
                     $level!(
@@ -134,7 +134,7 @@ fn report(settled: &Settled) {
                     )
                 };
             }
-            match (failures.is_power_of_two(), error.is_transient()) {
+            match (alike.is_power_of_two(), error.is_transient()) {
                 (false, _) => failed!(debug),
                 (true, true) => failed!(warn),
                 (true, false) => failed!(error),

@@ -23,12 +23,12 @@ pub(crate) enum Need<'a> {
 }
 
 impl Need<'_> {
-    /// What a refresh could not meet the next one could not either: nothing lasts longer than a token that is just
-    /// there.
-    pub(crate) fn after_a_refresh(self) -> Self {
+    /// As metrics have it.
+    pub(crate) fn as_str(self) -> &'static str {
         match self {
-            Self::Lasting(_) => Self::Usable,
-            need => need,
+            Self::Usable => "usable",
+            Self::Lasting(_) => "lasting",
+            Self::OtherThan(_) => "other",
         }
     }
 }
@@ -70,8 +70,9 @@ pub(crate) enum Place {
 pub(crate) enum Settled {
     /// A new token, after so many failures.
     Adopted { after_failures: u32 },
-    /// This many failures in a row, this one included. The error says when the next attempt is due.
-    Failed { error: Error, failures: u32 },
+    /// This many failures in a row, this one included, of which the last ones are alike: transient as this one, or
+    /// terminal as it. The error says when the next attempt is due.
+    Failed { error: Error, failures: u32, alike: u32 },
 }
 
 #[derive(Debug, Clone)]
@@ -202,6 +203,19 @@ impl State {
         })
     }
 
+    /// What remains of a need after a refresh. Nothing lasts longer than a token that is just made, so what that does not
+    /// meet, no other could. But one that another process has had for a while can be replaced.
+    pub(crate) fn after_a_refresh<'a>(&self, need: Need<'a>) -> Need<'a> {
+        let just_made = self
+            .held
+            .as_ref()
+            .is_none_or(|held| held.token.age_at_start().is_zero());
+        match need {
+            Need::Lasting(_) if just_made => Need::Usable,
+            need => need,
+        }
+    }
+
     /// The time has come for an attempt. False if it has been given up for lost before it could begin, as another may
     /// have taken its place.
     pub(crate) fn begin(&mut self, attempt: u64, now: Moment) -> bool {
@@ -244,6 +258,7 @@ impl State {
                 Settled::Failed {
                     error: error.with_retry_after(wait),
                     failures: self.failures.count,
+                    alike: self.failures.alike,
                 }
             }
         };
