@@ -61,6 +61,8 @@ pub struct TokenManager {
 struct Inner {
     source: Arc<dyn TokenSource>,
     acquire_timeout: Duration,
+    /// As its owner calls it, if that has to be told.
+    project: Option<Arc<str>>,
     /// Held for nanoseconds, never across an `.await`.
     state: RwLock<State>,
     /// The attempt that ended last. Callers wait for theirs here, and tasks notice that the manager is gone.
@@ -179,6 +181,11 @@ impl TokenManager {
         KeepWarm::start(&self.inner)
     }
 
+    /// As metrics have it.
+    pub(crate) fn project(&self) -> Option<&Arc<str>> {
+        self.inner.project.as_ref()
+    }
+
     /// A token other than the one that a request was refused with.
     pub(crate) async fn other_than(&self, refused: &AccessToken) -> Result<AccessToken, Error> {
         self.obtain(Need::OtherThan(refused)).await
@@ -220,7 +227,7 @@ impl TokenManager {
                     (attempt, true)
                 }
             };
-            waiting.get_or_insert_with(|| metrics::Waiting::for_what(need.as_str()));
+            waiting.get_or_insert_with(|| metrics::Waiting::new(self.project(), need.as_str()));
             let outcome = async {
                 let ended = ended.wait_for(|ended| ended.attempt >= attempt.id).await;
                 ended.map_or(Outcome::CutOff, |ended| ended.outcome.clone())
@@ -249,7 +256,12 @@ impl TokenManager {
 }
 
 impl Inner {
-    fn new(source: Arc<dyn TokenSource>, acquire_timeout: Duration, refresh_at: RangeInclusive<f64>) -> Self {
+    fn new(
+        source: Arc<dyn TokenSource>,
+        acquire_timeout: Duration,
+        refresh_at: RangeInclusive<f64>,
+        project: Option<Arc<str>>,
+    ) -> Self {
         let nothing_yet = Ended {
             attempt: 0,
             outcome: Outcome::CutOff,
@@ -257,6 +269,7 @@ impl Inner {
         Self {
             source,
             acquire_timeout,
+            project,
             state: RwLock::new(State::new(refresh_at)),
             ended: watch::Sender::new(nothing_yet),
         }

@@ -1,7 +1,7 @@
 //! What a dashboard gets to know: with the feature `metrics`, to whatever recorder the program has installed; without it,
 //! nothing is recorded. The names are promised in the [guide](crate::guide::operating).
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
 
@@ -11,28 +11,37 @@ use crate::{
 };
 
 /// A refresh has ended, and left the manager like this.
-pub(crate) fn refreshed(reason: Reason, outcome: Result<(), ErrorKind>, took: Duration, status: &TokenStatus) {
+pub(crate) fn refreshed(
+    project: Option<&Arc<str>>,
+    reason: Reason,
+    outcome: Result<(), ErrorKind>,
+    took: Duration,
+    status: &TokenStatus,
+) {
     #[cfg(feature = "metrics")]
     {
         let outcome = outcome.map_or_else(label, |()| "adopted");
-        metrics::counter!("os_token_refreshes_total", "reason" => reason.as_str(), "outcome" => outcome).increment(1);
-        metrics::histogram!("os_token_refresh_seconds").record(took);
-        metrics::gauge!("os_token_consecutive_failures").set(status.consecutive_failures);
-        metrics::gauge!("os_token_remaining_seconds").set(status.remaining);
+        let counted = labels(project, &[("reason", reason.as_str()), ("outcome", outcome)]);
+        metrics::counter!("os_token_refreshes_total", counted).increment(1);
+        metrics::histogram!("os_token_refresh_seconds", labels(project, &[])).record(took);
+        metrics::gauge!("os_token_consecutive_failures", labels(project, &[])).set(status.consecutive_failures);
+        metrics::gauge!("os_token_remaining_seconds", labels(project, &[])).set(status.remaining);
     }
     #[cfg(not(feature = "metrics"))]
-    let _ = (reason, outcome, took, status);
+    let _ = (project, reason, outcome, took, status);
 }
 
 /// A caller that waits for a token. How long it did is recorded when this is dropped, so that those who gave up count too.
 pub(crate) struct Waiting {
+    project: Option<Arc<str>>,
     for_what: &'static str,
     since: Instant,
 }
 
 impl Waiting {
-    pub(crate) fn for_what(for_what: &'static str) -> Self {
+    pub(crate) fn new(project: Option<&Arc<str>>, for_what: &'static str) -> Self {
         Self {
+            project: project.cloned(),
             for_what,
             since: Instant::now(),
         }
@@ -41,11 +50,11 @@ impl Waiting {
 
 impl Drop for Waiting {
     fn drop(&mut self) {
-        let (for_what, time) = (self.for_what, self.since.elapsed());
+        let (project, time) = (self.project.as_ref(), self.since.elapsed());
         #[cfg(feature = "metrics")]
-        metrics::histogram!("os_token_wait_seconds", "for" => for_what).record(time);
+        metrics::histogram!("os_token_wait_seconds", labels(project, &[("for", self.for_what)])).record(time);
         #[cfg(not(feature = "metrics"))]
-        let _ = (for_what, time);
+        let _ = (project, self.for_what, time);
     }
 }
 
@@ -60,7 +69,7 @@ pub(crate) enum Unauthorized {
     NotAboutToken,
 }
 
-pub(crate) fn unauthorized(action: Unauthorized) {
+pub(crate) fn unauthorized(project: Option<&Arc<str>>, action: Unauthorized) {
     #[cfg(feature = "metrics")]
     {
         let action = match action {
@@ -68,10 +77,20 @@ pub(crate) fn unauthorized(action: Unauthorized) {
             Unauthorized::TooNew => "too_new",
             Unauthorized::NotAboutToken => "not_about_token",
         };
-        metrics::counter!("os_token_unauthorized_total", "action" => action).increment(1);
+        metrics::counter!("os_token_unauthorized_total", labels(project, &[("action", action)])).increment(1);
     }
     #[cfg(not(feature = "metrics"))]
-    let _ = action;
+    let _ = (project, action);
+}
+
+/// These, and the project if it has a name.
+#[cfg(feature = "metrics")]
+fn labels(project: Option<&Arc<str>>, own: &[(&'static str, &'static str)]) -> Vec<metrics::Label> {
+    let own = own
+        .iter()
+        .map(|(name, value)| metrics::Label::from_static_parts(name, value));
+    let project = project.map(|name| metrics::Label::new("project", Arc::clone(name)));
+    own.chain(project).collect()
 }
 
 #[cfg(feature = "metrics")]

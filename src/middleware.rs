@@ -91,7 +91,8 @@ impl BearerAuth {
         }
     }
 
-    /// Lets one more origin see the token: a gateway in front of OS, a fake on loopback.
+    /// Lets one more origin see the token: a gateway in front of OS, a fake on loopback. `localhost` and `127.0.0.1` are
+    /// two.
     ///
     /// For plain http on loopback build the client with `no_proxy()`: through a proxy the token would leave the
     /// machine.
@@ -137,17 +138,17 @@ impl BearerAuth {
             Verdict::AboutToken => Refusal::Rejected,
             Verdict::Unclear => Refusal::Unclear,
             Verdict::NotAboutToken => {
-                metrics::unauthorized(Unauthorized::NotAboutToken);
+                metrics::unauthorized(self.tokens.project(), Unauthorized::NotAboutToken);
                 debug!("a 401 that is not about the access token: is the API in the project?");
                 return (response, None);
             }
         };
         let another_helps = self.tokens.refuse(token, refusal);
         if another_helps {
-            metrics::unauthorized(Unauthorized::Replaced);
+            metrics::unauthorized(self.tokens.project(), Unauthorized::Replaced);
             debug!(?refusal, "a 401 for an access token, which is replaced");
         } else {
-            metrics::unauthorized(Unauthorized::TooNew);
+            metrics::unauthorized(self.tokens.project(), Unauthorized::TooNew);
             debug!(?refusal, "a 401 for an access token that is too new to be replaced");
         }
         let repeat = another_helps && repeatable;

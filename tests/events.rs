@@ -102,11 +102,14 @@ async fn ten_good_minutes_are_quiet() {
 #[tokio::test(start_paused = true)]
 async fn the_span_of_a_refresh_is_a_root_that_follows_from_its_starter() {
     let (told, _guard) = Told::listen();
-    let tokens: TokenManager = Source::healthy().manager();
+    let tokens = TokenManager::builder(Source::healthy())
+        .project("premium")
+        .build()
+        .unwrap();
     let request = tracing::info_span!("request");
     tokens.token().instrument(request).await.unwrap();
     let spans = told.starting_with("span os_token_refresh");
-    let span = r#"span os_token_refresh attempt=1 reason="cold", parent none"#;
+    let span = r#"span os_token_refresh attempt=1 reason="cold" project="premium", parent none"#;
     assert_eq!(spans, [(Level::INFO, span.to_owned())]);
     assert_eq!(told.starting_with("os_token_refresh follows from request").len(), 1);
 }

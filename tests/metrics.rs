@@ -166,6 +166,30 @@ async fn waits_are_told_apart_and_those_who_gave_up_count_too() {
     assert_eq!(waits, [0.0; 0]);
 }
 
+#[tokio::test(start_paused = true)]
+async fn projects_with_names_are_told_apart() {
+    let (snapshotter, _guard) = listen();
+    let failing = Source::new(|_| Answer::failure(ErrorKind::Unavailable));
+    for (source, name) in [(failing, "premium"), (Source::healthy(), "public")] {
+        let tokens = TokenManager::builder(source).project(name).build().unwrap();
+        let _ = tokens.token().await;
+    }
+    let recorded = recorded(&snapshotter);
+    let failures = |project: &str| gauge(&recorded, &format!("os_token_consecutive_failures project={project}"));
+    assert_eq!(
+        [failures("premium"), failures("public")].map(f64::to_bits),
+        [1.0, 0.0].map(f64::to_bits)
+    );
+    for name in [
+        "os_token_refreshes_total reason=cold outcome=adopted project=public",
+        "os_token_refresh_seconds project=public",
+        "os_token_wait_seconds for=usable project=public",
+        "os_token_remaining_seconds project=public",
+    ] {
+        assert!(recorded.contains_key(name), "{name} in {recorded:#?}");
+    }
+}
+
 #[tokio::test]
 async fn what_is_done_about_a_401_is_counted() {
     let (snapshotter, _guard) = listen();

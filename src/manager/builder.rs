@@ -16,6 +16,7 @@ pub struct TokenManagerBuilder {
     source: Arc<dyn TokenSource>,
     refresh_at: RangeInclusive<f64>,
     acquire_timeout: Duration,
+    project: Option<Arc<str>>,
 }
 
 impl TokenManagerBuilder {
@@ -24,6 +25,7 @@ impl TokenManagerBuilder {
             source,
             refresh_at: DEFAULT_REFRESH_AT,
             acquire_timeout: DEFAULT_ACQUIRE_TIMEOUT,
+            project: None,
         }
     }
 
@@ -37,6 +39,13 @@ impl TokenManagerBuilder {
     /// How long a caller waits who finds no usable token; more than a day counts as a day. Defaults to 10 s.
     pub fn acquire_timeout(mut self, limit: Duration) -> Self {
         self.acquire_timeout = limit;
+        self
+    }
+
+    /// What spans and metrics call this manager's project, in the field and label `project`, so that several in one
+    /// process can be told apart. A name of yours, not the Project API Key. Defaults to none.
+    pub fn project(mut self, name: impl Into<String>) -> Self {
+        self.project = Some(name.into().into());
         self
     }
 
@@ -56,7 +65,7 @@ impl TokenManagerBuilder {
             return Err(Error::configuration("acquire_timeout has to be more than zero"));
         }
         let acquire_timeout = self.acquire_timeout.min(schedule::DAY);
-        let inner = Inner::new(self.source, acquire_timeout, self.refresh_at);
+        let inner = Inner::new(self.source, acquire_timeout, self.refresh_at, self.project);
         Ok(TokenManager { inner: Arc::new(inner) })
     }
 }
@@ -66,6 +75,7 @@ impl fmt::Debug for TokenManagerBuilder {
         f.debug_struct("TokenManagerBuilder")
             .field("refresh_at", &self.refresh_at)
             .field("acquire_timeout", &self.acquire_timeout)
+            .field("project", &self.project)
             .finish_non_exhaustive()
     }
 }

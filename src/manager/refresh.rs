@@ -23,7 +23,13 @@ use crate::{AccessToken, Error, ErrorKind, TokenSource, clock::Moment, metrics, 
 /// The task knows the manager only weakly and ends with it. Its span is a root, so that no request's span stays open
 /// for as long as the refresh takes.
 pub(super) fn spawn(runtime: &Handle, manager: &Arc<Inner>, attempt: Attempt) {
-    let span = info_span!(parent: None, "os_token_refresh", attempt = attempt.id, reason = attempt.reason.as_str());
+    let span = info_span!(
+        parent: None,
+        "os_token_refresh",
+        attempt = attempt.id,
+        reason = attempt.reason.as_str(),
+        project = manager.project.as_deref(),
+    );
     span.follows_from(Span::current());
     let gone = gone(manager.ended.subscribe());
     let baton = Baton {
@@ -103,7 +109,7 @@ impl Baton {
             Settled::Adopted { .. } => Ok(()),
             Settled::Failed { error, .. } => Err(error.kind()),
         };
-        metrics::refreshed(self.reason, outcome, took, &manager.status());
+        metrics::refreshed(manager.project.as_ref(), self.reason, outcome, took, &manager.status());
         report(&settled);
     }
 }
