@@ -9,7 +9,7 @@ use std::{
     error::Error,
     io::{BufRead, BufReader},
     net::{TcpListener, TcpStream},
-    process::{Child, Command, Stdio},
+    process::{Child, Command, ExitCode, Stdio},
     sync::{
         Arc,
         atomic::{AtomicUsize, Ordering},
@@ -29,7 +29,15 @@ const KEY: &str = "a-project-api-key-for-the-fake-hub";
 const SECRET: &str = "a-secret-for-it";
 
 #[tokio::main]
-async fn main() -> Result<(), Failure> {
+async fn main() -> ExitCode {
+    let Err(error) = run().await else {
+        return ExitCode::SUCCESS;
+    };
+    eprintln!("{error}.");
+    ExitCode::FAILURE
+}
+
+async fn run() -> Result<(), Failure> {
     match env::args().nth(1) {
         Some(hub) => serve(hub.parse()?, &env::var("REDIS_URL")?).await,
         None => play().await,

@@ -25,8 +25,8 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// Hands over the Project API Key and Secret, once for every refresh.
 ///
-/// Implement it to read them from a secret store. What it returns is used for one request and not kept,
-/// so a rotated secret is picked up by the next refresh, without a restart.
+/// Implement it, with the crate `async-trait`, to read them from a secret store. What it returns is used for one request
+/// and not kept, so a rotated secret is picked up by the next refresh, without a restart.
 ///
 /// ```
 /// use osdatahub_auth::{CredentialsProvider, Error, ErrorKind, ProjectCredentials};

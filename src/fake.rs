@@ -29,7 +29,8 @@ const TOKEN_PATH: &str = "/oauth2/token/v1";
 /// When accepting fails, file descriptors have mostly run out; a moment later some may be free again.
 const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
 
-/// An imitation of the OS Data Hub on a free loopback port: its token endpoint, and APIs that want its tokens.
+/// An imitation of the OS Data Hub on a free loopback port: its token endpoint, and APIs that want its tokens. Needs the
+/// feature `test-util`.
 ///
 /// It answers as the Data Hub does, with its oddities: numbers sent as strings, a landing page with status 200 on
 /// unknown paths, three kinds of 401 that are about the token and one that is not. It can be told to fail, to be

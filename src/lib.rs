@@ -24,7 +24,7 @@
 //!
 //! # Try it without credentials
 //!
-//! `FakeDataHub`, of the feature `test-util`, is a Data Hub on loopback, as odd as the real one. It is what this
+//! [`FakeDataHub`](struct.FakeDataHub.html), of the feature `test-util`, is a Data Hub on loopback, as odd as the real one. It is what this
 //! library is tested with, and what a service that uses it can be tested with:
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
@@ -74,7 +74,7 @@
 //! |---|---|
 //! | [`BearerAuth`] | the layer in the chain: which requests get the token, what a 401 does |
 //! | [`TokenManager`] | holds the token: fresh, stale, unusable; one refresh in flight; backoff |
-//! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], `SharedSource` in front of it, or your own |
+//! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], [`SharedSource`](struct.SharedSource.html) in front of it, or your own |
 //! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
 //! | [`HandOut`] | the token for a map page in a browser, from [`TokenManager::hand_out`] |
 //! | [`Error`] | why no token could be had; [`Error::find_in`] finds it behind a chain |
@@ -114,9 +114,9 @@
 //!   so.
 //! - `metrics`: counters, gauges and histograms, for whatever recorder of the crate `metrics` the program installs; see
 //!   [`guide::operating`].
-//! - `redis`: `SharedSource`, one token for many processes through Redis or Valkey. No TLS for `rediss://`: that is a
+//! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis or Valkey. No TLS for `rediss://`: that is a
 //!   feature of the crate `redis` itself.
-//! - `test-util`: `FakeDataHub`.
+//! - `test-util`: [`FakeDataHub`](struct.FakeDataHub.html).
 //!
 //! # Limits
 //!

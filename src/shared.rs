@@ -31,7 +31,8 @@ const LONGEST_TIME_LIMIT: Duration = Duration::from_secs(5);
 /// What a lease leaves beyond the attempt itself, and what waiting for one leaves beyond the lease.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A [`TokenSource`] that shares the tokens of a [`TokenEndpoint`] with other processes, through Redis or Valkey.
+/// A [`TokenSource`] that shares the tokens of a [`TokenEndpoint`] with other processes, through Redis or Valkey. Needs
+/// the feature `redis`.
 ///
 /// For a service that runs on many machines, or as short-lived functions: one process asks OS, and the others get the
 /// same token. The [`TokenManager`](crate::TokenManager) above it is as ever; each process has its own.
@@ -259,12 +260,15 @@ impl SharedSourceBuilder {
     /// crate [`redis`] has no TLS compiled in; if the prefix is empty; or if the time limit is zero, above 5 s, or more
     /// than the endpoint's `request_timeout` leaves of the 30 s after which any fetch is given up.
     pub fn build(self) -> Result<SharedSource, Error> {
-        // Its error might quote the URL, which may hold a password.
-        let redis = Client::open(self.redis_url.expose_secret()).map_err(|_| {
-            Error::configuration(
-                "the redis_url is none that can be used: it looks like redis://:password@host:6379/0, and rediss:// \
-                 needs a TLS feature of the crate redis",
-            )
+        let url = self.redis_url.expose_secret();
+        // The crate's own error might quote the URL, which may hold a password.
+        let redis = Client::open(url).map_err(|_| {
+            Error::configuration(if url.starts_with("rediss://") || url.starts_with("valkeys://") {
+                "the redis_url cannot be used: rediss:// needs a TLS feature of the crate redis, such as tokio-rustls-comp"
+            } else {
+                "the redis_url cannot be parsed: it should look like redis://:password@host:6379/0, with what is special \
+                 in the password percent-encoded"
+            })
         })?;
         if self.prefix.is_empty() {
             return Err(Error::configuration("the prefix of the keys in Redis is empty"));

@@ -6,7 +6,8 @@ use async_trait::async_trait;
 
 use crate::{AccessToken, Error};
 
-/// Gets a new access token. [`TokenEndpoint`](crate::TokenEndpoint) asks OS; implement it for anything else.
+/// Gets a new access token. [`TokenEndpoint`](crate::TokenEndpoint) asks OS; implement it for anything else, with the
+/// crate `async-trait`.
 ///
 /// A source makes one attempt and says what came of it. The [`TokenManager`](crate::TokenManager) above it sees to the
 /// rest: one fetch at a time, when to try again, and giving up on a fetch after 30 s.
