@@ -135,10 +135,13 @@ impl Fleet {
             .collect()
     }
 
-    /// How far apart the token requests from this one on were.
-    fn gaps_from(&self, first: usize) -> Vec<Duration> {
-        let posts = self.posts.lock().unwrap();
-        posts[first..].windows(2).map(|pair| pair[1] - pair[0]).collect()
+    /// Lives on until its fifth token, and ends. From this one on, counted from none, each was asked for once.
+    async fn asks_once_a_lifetime_from(self, first: usize) {
+        self.until_posts(5).await;
+        let posts = self.posts.lock().unwrap()[first..].to_vec();
+        let gaps: Vec<_> = posts.windows(2).map(|pair| pair[1] - pair[0]).collect();
+        println!("token requests {gaps:?} apart, {} requests answered", self.end());
+        assert!(gaps.iter().all(|gap| *gap >= LIFETIME_AT_LEAST), "{gaps:?}");
     }
 
     /// Ends all processes, and says how many requests were answered. Every one must have been.
@@ -212,12 +215,8 @@ fn right(_node: usize) -> Option<i32> {
 #[tokio::test(flavor = "multi_thread")]
 async fn fifty_processes_ask_for_one_token_a_lifetime() {
     let fleet = Fleet::start(NODES, millis(100), right).await;
-    fleet.until_posts(5).await;
-    let gaps = fleet.gaps_from(0);
-    println!("token requests {gaps:?} apart");
     // One more may come at the start, from a process that did not get to Redis in time.
-    assert!(gaps[1..].iter().all(|gap| *gap >= LIFETIME_AT_LEAST), "{gaps:?}");
-    println!("{} requests answered", fleet.end());
+    fleet.asks_once_a_lifetime_from(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -230,11 +229,7 @@ async fn a_process_that_is_killed_while_it_fetches_for_all_costs_one_more_post_a
     let (mut killed, _) = fleet.nodes.remove(holder);
     killed.kill().unwrap();
     killed.wait().unwrap();
-    fleet.until_posts(5).await;
-    let gaps = fleet.gaps_from(1);
-    println!("token requests {gaps:?} apart");
-    assert!(gaps.iter().all(|gap| *gap >= LIFETIME_AT_LEAST), "{gaps:?}");
-    println!("{} requests answered", fleet.end());
+    fleet.asks_once_a_lifetime_from(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -244,11 +239,7 @@ async fn a_redis_that_comes_back_empty_costs_no_post_and_no_error() {
     sleep(secs(1)).await;
     fleet.redis.kill();
     fleet.redis.restart().await;
-    fleet.until_posts(5).await;
-    let gaps = fleet.gaps_from(1);
-    println!("token requests {gaps:?} apart");
-    assert!(gaps.iter().all(|gap| *gap >= LIFETIME_AT_LEAST), "{gaps:?}");
-    println!("{} requests answered", fleet.end());
+    fleet.asks_once_a_lifetime_from(1).await;
 }
 
 #[tokio::test(flavor = "multi_thread")]
@@ -265,9 +256,5 @@ async fn a_redis_that_is_killed_for_good_fails_no_request() {
 async fn processes_whose_clocks_differ_by_hours_share_and_never_use_a_token_past_its_life() {
     let wrong = |node: usize| [None, Some(1), Some(-1), Some(24)][node % 4];
     let fleet = Fleet::start(12, millis(100), wrong).await;
-    fleet.until_posts(5).await;
-    let gaps = fleet.gaps_from(0);
-    println!("token requests {gaps:?} apart");
-    assert!(gaps[1..].iter().all(|gap| *gap >= LIFETIME_AT_LEAST), "{gaps:?}");
-    println!("{} requests answered", fleet.end());
+    fleet.asks_once_a_lifetime_from(1).await;
 }
