@@ -32,29 +32,33 @@ pub(crate) fn refreshed(
 }
 
 /// A caller that waits for a token. How long it did is recorded when this is dropped, so that those who gave up count too.
-pub(crate) struct Waiting {
-    project: Option<Arc<str>>,
+pub(crate) struct Waiting<'a> {
+    project: Option<&'a Arc<str>>,
     for_what: &'static str,
     since: Instant,
 }
 
-impl Waiting {
-    pub(crate) fn new(project: Option<&Arc<str>>, for_what: &'static str) -> Self {
+impl<'a> Waiting<'a> {
+    pub(crate) fn new(project: Option<&'a Arc<str>>, for_what: &'static str) -> Self {
         Self {
-            project: project.cloned(),
+            project,
             for_what,
             since: Instant::now(),
         }
     }
 }
 
-impl Drop for Waiting {
+impl Drop for Waiting<'_> {
     fn drop(&mut self) {
-        let (project, time) = (self.project.as_ref(), self.since.elapsed());
+        let Self {
+            project,
+            for_what,
+            since,
+        } = *self;
         #[cfg(feature = "metrics")]
-        metrics::histogram!("os_token_wait_seconds", labels(project, &[("for", self.for_what)])).record(time);
+        metrics::histogram!("os_token_wait_seconds", labels(project, &[("for", for_what)])).record(since.elapsed());
         #[cfg(not(feature = "metrics"))]
-        let _ = (project, self.for_what, time);
+        let _ = (project, for_what, since);
     }
 }
 
