@@ -33,10 +33,28 @@ impl Clients {
     }
 }
 
-/// An IPv6 client has 2⁶⁴ addresses to choose from.
+/// An IPv6 client has 2⁶⁴ addresses to choose from. An IPv4 client is none, though a socket for both calls it
+/// `::ffff:192.0.2.1`.
 fn network(client: IpAddr) -> IpAddr {
-    match client {
-        IpAddr::V4(_) => client,
+    match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
+        address => address,
+    }
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn each_ipv4_address_has_its_own_share_and_ipv6_addresses_share_by_network() {
+        let clients = Clients::new(1);
+        let admits = |client: &str| clients.admit(client.parse().unwrap()).is_ok();
+        assert!(admits("::ffff:192.0.2.1"));
+        assert!(admits("::ffff:192.0.2.2"), "another client");
+        assert!(!admits("192.0.2.1"), "the same one as the first");
+        assert!(admits("2001:db8::1"));
+        assert!(!admits("2001:db8::ffff:2"), "the same network");
+        assert!(admits("2001:db8:0:1::1"));
     }
 }
