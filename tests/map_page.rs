@@ -384,7 +384,7 @@ async fn the_pages_tokens_keep_their_promises_in_a_time_of_their_own() {
         .run(&format!("{PROMISES} return Object.keys(promises)"))
         .await;
     let names = names.as_array().unwrap();
-    assert!(names.len() >= 14);
+    assert!(names.len() >= 17);
     let mut faults = Vec::new();
     for name in names {
         stage.browser.open(&blank).await;

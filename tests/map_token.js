@@ -20,11 +20,18 @@ class World {
             return this.#next++;
         });
         this.#replace(window, "clearTimeout", (timer) => this.#timers.delete(timer));
-        this.#replace(AbortSignal, "timeout", () => undefined);
-        this.#replace(window, "fetch", (url) => {
+        this.#replace(AbortSignal, "timeout", (limit) => {
+            const timeout = new AbortController();
+            window.setTimeout(() => timeout.abort(), limit);
+            return timeout.signal;
+        });
+        this.#replace(window, "fetch", (url, { signal }) => {
             this.fetches.push({ at: this.now, url });
             const answer = this.answer(this.fetches.length);
-            return new Promise((resolve) => window.setTimeout(() => resolve(answer), this.delay));
+            return new Promise((resolve, reject) => {
+                window.setTimeout(() => resolve(answer), this.delay);
+                signal.addEventListener("abort", () => reject(signal.reason));
+            });
         });
         Object.defineProperty(document, "hidden", { configurable: true, get: () => this.#hidden });
     }
@@ -218,6 +225,26 @@ const promises = {
         check(world.fetches.length === 2 && (await tokens.usable()) === "token 2", world.times);
     },
 
+    async a_page_that_is_opened_out_of_sight_gets_the_token_that_it_waits_for_at_once(world, Tokens) {
+        await world.hide(true);
+        const tokens = new Tokens("/token");
+        let got;
+        tokens.usable().then((value) => (got = value));
+        await world.go(100);
+        check(got === "first", world.times);
+    },
+
+    async a_server_that_says_nothing_is_asked_again(world, Tokens) {
+        world.delay = 3_600_000;
+        const tokens = new Tokens("/token");
+        await world.go(19_900);
+        check(world.fetches.length === 1 && !tokens.inTrouble, world.times);
+        world.delay = 50;
+        await world.go(1_200);
+        check(world.fetches.length === 2 && world.times[1] > 20, world.times);
+        check((await tokens.usable()) === "first");
+    },
+
     async a_refused_token_is_replaced_at_once_and_a_late_refusal_costs_nothing(world, Tokens) {
         world.answer = (n) => token(`token ${n}`, 299);
         const tokens = new Tokens("/token");
@@ -229,6 +256,20 @@ const promises = {
         check(!tokens.refused("token 1"), "the request can be repeated");
         await world.go(60_000);
         check(world.fetches.length === 2, world.times);
+    },
+
+    async a_token_that_is_refused_during_its_renewal_is_not_taken_for_a_new_one(world, Tokens) {
+        world.answer = (n) => token(n < 3 ? "first" : "second", 299);
+        const tokens = new Tokens("/token");
+        await world.go(269_020); // The renewal is on its way.
+        check(world.fetches.length === 2 && tokens.refused("first"), world.times);
+        let got;
+        tokens.usable().then((value) => (got = value));
+        await world.go(60);
+        check(got === undefined, "the refused token again");
+        check(world.fetches[2]?.url === "/token?refused", world.fetches);
+        await world.go(100);
+        check(got === "second" && world.fetches.length === 3, world.fetches);
     },
 
     async a_wall_of_refusals_is_no_wall_of_requests_and_the_reader_hears_of_it(world, Tokens) {

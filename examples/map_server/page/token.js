@@ -49,8 +49,10 @@ export class Tokens extends EventTarget {
 
     // A token that can be used now: at once if there is one, or else as soon as there is.
     async usable() {
+        const token = this.#current() ?? new Promise((resolve) => this.#waiting.push(resolve));
+        // Only now, as a hidden page fetches nothing unless somebody waits for it.
         this.#look();
-        return this.#current() ?? new Promise((resolve) => this.#waiting.push(resolve));
+        return token;
     }
 
     // Whether there is cause to tell the reader: no token can be had, or new ones are refused too.
@@ -144,10 +146,13 @@ export class Tokens extends EventTarget {
     }
 
     #adopt(value, sent, life, refused) {
+        this.#failures = 0;
         const renewed = value !== this.#lastValue;
+        if (this.#refused && !refused && !renewed) {
+            return; // It was refused while the server, which did not know, was asked: so ask again, and say so.
+        }
         this.#vouchedFor = refused && !renewed;
         this.#refused = false;
-        this.#failures = 0;
         this.#lastValue = value;
         this.#token = {
             value,
