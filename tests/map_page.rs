@@ -24,9 +24,15 @@ use browser::Browser;
 use http::{Method, StatusCode, header::AUTHORIZATION};
 use osdatahub_auth::{FakeAnswer, FakeDataHub};
 use proxy::{Exchange, Proxy};
+use reqwest::Url;
 use serde_json::Value;
 use server::MapServer;
-use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::sleep,
+};
 
 const KEY: &str = "CanaryKey0123456789";
 const SECRET: &str = "CanarySecret456";
@@ -145,31 +151,20 @@ impl Stage {
         assert!(!tokens.is_empty(), "the page got a token");
         let hub = self.hub.origin();
         let mut elsewhere = 0;
-        for Exchange {
-            uri,
-            sent,
-            received,
-            body,
-            ..
-        } in self.proxy.exchanges()
-        {
-            let answer = format!("{received:?} {}", String::from_utf8_lossy(&body));
+        for exchange in self.proxy.exchanges() {
+            let Exchange {
+                uri, received, body, ..
+            } = &exchange;
+            let answer = format!("{received:?} {}", String::from_utf8_lossy(body));
             for secret in [KEY, SECRET, basic.trim_end_matches('=')] {
                 assert!(!answer.contains(secret), "a secret came with {uri}");
             }
-            if uri.port_u16() != hub.port() {
-                let request = format!("{uri} {sent:?}").to_lowercase();
-                assert!(
-                    !request.contains("authorization"),
-                    "the token, or a wish to send it, went to {uri}"
-                );
-                assert!(
-                    !tokens.iter().any(|token| request.contains(&token.to_lowercase())),
-                    "the token went to {uri}"
-                );
-            }
+            assert!(
+                !leaks(&exchange, &hub, &tokens),
+                "the token, or a wish to send it, went to {uri}"
+            );
             assert_ne!(uri.path(), self.hub.token_url().path(), "a page has no business there");
-            elsewhere += usize::from(uri.port_u16() == Some(self.overlay.port()));
+            elsewhere += usize::from(exchange.went_to("127.0.0.1", self.overlay.port()));
         }
         assert!(elsewhere > 0, "the page asked another origin for something");
     }
@@ -186,6 +181,15 @@ impl Stage {
         };
         answers.map(token).collect()
     }
+}
+
+/// Whether a token, or a wish to send it, went to anywhere but the hub.
+fn leaks(exchange: &Exchange, hub: &Url, tokens: &HashSet<String>) -> bool {
+    if exchange.went_to(hub.host_str().unwrap(), hub.port().unwrap()) {
+        return false;
+    }
+    let request = format!("{} {:?}", exchange.uri, exchange.sent).to_lowercase();
+    request.contains("authorization") || tokens.iter().any(|token| request.contains(&token.to_lowercase()))
 }
 
 async fn serve(servers: &mut JoinSet<()>, app: Router) -> SocketAddr {
@@ -239,6 +243,36 @@ fn ink(screenshot: &[u8]) -> usize {
     map.filter(is_ink).count()
 }
 
+#[tokio::test]
+async fn what_the_proxy_does_not_pass_on_is_kept_and_judged_all_the_same() {
+    let hub = FakeDataHub::start().await.unwrap();
+    let proxy = Proxy::start().await;
+    let port = hub.origin().port().unwrap();
+    let nobody = TcpListener::bind(("127.0.0.1", 0)).await.unwrap().local_addr().unwrap();
+    for to in [
+        format!("GET http://127.0.0.1:{port}/"),
+        // The hub's port, and yet another origin.
+        format!("GET http://localhost:{port}/"),
+        format!("CONNECT localhost:{port}"),
+        format!("GET http://{nobody}/"),
+    ] {
+        let mut stream = TcpStream::connect(proxy.address).await.unwrap();
+        let request = format!("{to} HTTP/1.1\r\nHost: x\r\nAuthorization: Bearer x\r\nConnection: close\r\n\r\n");
+        stream.write_all(request.as_bytes()).await.unwrap();
+        stream.read_to_end(&mut Vec::new()).await.unwrap();
+    }
+    let judged: Vec<_> = proxy
+        .exchanges()
+        .iter()
+        .map(|exchange| {
+            assert!(exchange.is_the_pages());
+            let leaks = leaks(exchange, &hub.origin(), &HashSet::new());
+            (exchange.status.as_u16(), leaks)
+        })
+        .collect();
+    assert_eq!(judged, [(200, false), (403, true), (403, true), (502, true)]);
+}
+
 #[tokio::test(flavor = "multi_thread")]
 async fn the_map_goes_on_showing_new_tiles_over_three_lifetimes_without_a_failed_request() {
     const LIFE: Duration = Duration::from_secs(6);
@@ -265,7 +299,12 @@ async fn the_map_goes_on_showing_new_tiles_over_three_lifetimes_without_a_failed
         .map(|tile| tile.sent[AUTHORIZATION].clone())
         .collect();
     assert!(used.len() > 3, "{} tokens over three lifetimes", used.len());
-    for exchange in stage.proxy.exchanges() {
+    for exchange in stage
+        .proxy
+        .exchanges()
+        .iter()
+        .filter(|exchange| exchange.is_the_pages())
+    {
         assert!(exchange.status.is_success(), "{} {}", exchange.status, exchange.uri);
     }
     let renewals = stage.token_answers().len();
