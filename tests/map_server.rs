@@ -1,10 +1,12 @@
 //! The token route of the example `map_server`: who gets a token, how often, and what others get.
 
+#[path = "../examples/map_server/port.rs"]
+mod port;
 #[path = "../examples/map_server/server/mod.rs"]
 #[allow(dead_code, reason = "an overlay is for the tests of the page")]
 mod server;
 
-use std::{net::SocketAddr, time::Duration};
+use std::{error::Error, ffi::OsStr, net::SocketAddr, time::Duration};
 
 use osdatahub_auth::{FakeAnswer, FakeDataHub};
 use reqwest::{Client, Method, RequestBuilder, Response};
@@ -190,5 +192,24 @@ async fn the_page_and_its_files_allow_nothing_that_they_do_not_need() {
         assert!(policy.contains(&format!("connect-src 'self' {hub}")), "{policy}");
         assert_eq!(answer.headers()["X-Content-Type-Options"], "nosniff");
         assert_eq!(answer.headers()["Referrer-Policy"], "no-referrer");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_be_had_is_an_error_that_names_the_setting() {
+    let taken = port::listen(Some(OsStr::new("0"))).await.unwrap();
+    let taken = taken.local_addr().unwrap().port().to_string();
+    let error = port::listen(Some(OsStr::new(&taken))).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("port {taken} cannot be opened; the variable PORT chooses another")
+    );
+    assert!(error.source().is_some(), "the reason");
+    for no_port in ["", "http", "-1", "65536"] {
+        let error = port::listen(Some(OsStr::new(no_port))).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("PORT is {no_port:?}, which is no number from 0 to 65535")
+        );
     }
 }

@@ -5,7 +5,10 @@
 //!
 //! `PORT` is the port on 127.0.0.1, 3000 unless it is set. `OVERLAY_TILES`, such as
 //! `https://tiles.example/{z}/{x}/{y}.png`, are tiles of your own to show over the map; they get no token.
+//!
+//! Why there is no token, if there is none, is told on the terminal.
 
+mod port;
 mod server;
 mod tiles;
 
@@ -14,12 +17,13 @@ use std::{env, error::Error as StdError, net::SocketAddr, process::ExitCode};
 use osdatahub_auth::{BearerAuth, FakeDataHub, ProjectCredentials, TokenManager};
 use reqwest_middleware::ClientBuilder;
 use server::MapServer;
-use tokio::net::TcpListener;
 
 type Failure = Box<dyn StdError>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
+    // The page learns only that there is no token; why, such as a wrong secret, is said here.
+    tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Err(error) = run().await else {
         return ExitCode::SUCCESS;
     };
@@ -48,8 +52,7 @@ async fn run() -> Result<(), Failure> {
 }
 
 async fn serve(server: MapServer, tiles: &str) -> Result<(), Failure> {
-    let port = env::var("PORT").map_or(Ok(3000), |port| port.parse())?;
-    let listener = TcpListener::bind(("127.0.0.1", port)).await?;
+    let listener = port::listen(env::var_os("PORT").as_deref()).await?;
     println!(
         "http://{} shows the map. Its tiles come from {tiles}.",
         listener.local_addr()?
