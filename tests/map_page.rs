@@ -10,7 +10,7 @@ mod server;
 mod tiles;
 
 use std::{
-    collections::HashSet,
+    collections::{HashMap, HashSet},
     env,
     f64::consts::{PI, TAU},
     fs,
@@ -344,6 +344,155 @@ async fn a_revoked_token_is_replaced_and_the_tiles_that_failed_are_loaded_again(
     );
     assert!(!stage.has_banner().await, "the reader need not know");
     stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tiles_that_fail_are_asked_for_again_until_they_come_and_the_others_are_left_alone() {
+    let stage = Stage::set(Duration::from_secs(299)).await;
+    let (whole, holed) = (Place::number(0), Place::number(1));
+    stage.open(whole).await;
+    stage.wait_for(whole).await;
+    stage.hub.answer_under(&holed.tile(), |_| FakeAnswer::new(503, ""));
+    stage.go_to(holed).await;
+    stage.wait_for_banner(true).await;
+    sleep(Duration::from_secs(2)).await;
+    assert!(
+        stage.has_banner().await,
+        "for as long as it fails, whatever other tiles do"
+    );
+
+    tiles::serve(&stage.hub);
+    stage.wait_for(holed).await;
+    stage.wait_for_banner(false).await;
+    let mut asked = HashMap::<_, Vec<_>>::new();
+    for tile in stage.tiles() {
+        let path = tile.uri.path().to_owned();
+        asked.entry(path).or_default().push(tile.status.as_u16());
+    }
+    let failing = asked.remove(&holed.tile()).unwrap();
+    let (last, before) = failing.split_last().unwrap();
+    assert!(
+        *last == 200 && (2..6).contains(&before.len()) && before.iter().all(|status| *status == 503),
+        "{failing:?}"
+    );
+    for (path, statuses) in asked {
+        assert_eq!(statuses, [200], "{path}");
+    }
+    assert_eq!(stage.token_answers().len(), 1, "it was not the token");
+    for complaint in stage.browser.complaints().await {
+        assert!(
+            complaint.contains("the server responded with a status of 503"),
+            "{complaint}"
+        );
+    }
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn an_outage_of_all_tiles_shows_a_banner_until_it_is_over_however_the_map_is_moved() {
+    let stage = Stage::set(Duration::from_secs(299)).await;
+    stage.open(Place::number(0)).await;
+    stage.wait_for(Place::number(0)).await;
+    stage
+        .hub
+        .answer_under("/maps/raster/v1/zxy/", |_| FakeAnswer::new(429, ""));
+    stage.go_to(Place::number(1)).await;
+    stage.wait_for_banner(true).await;
+    stage.go_to(Place::number(2)).await;
+    let first_try = || {
+        stage
+            .tiles()
+            .iter()
+            .any(|tile| tile.uri.path() == Place::number(2).tile())
+    };
+    stage
+        .browser
+        .wait_until("the new place's tiles fail", async || first_try())
+        .await;
+    for _ in 0..10 {
+        assert!(stage.has_banner().await);
+        sleep(Duration::from_millis(50)).await;
+    }
+    // Outside of what OS has on its map there is no tile, which is no failure.
+    let missing = Place::number(2).tile();
+    stage.hub.answer_under("/maps/raster/v1/zxy/", move |request| {
+        if request.path == missing {
+            return FakeAnswer::new(404, "");
+        }
+        tiles::answer(request)
+    });
+    stage.wait_for_banner(false).await;
+    assert!(stage.tiles().len() < 400, "{} requests for tiles", stage.tiles().len());
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn a_map_whose_network_was_away_goes_on_as_soon_as_it_is_back() {
+    let stage = Stage::set(Duration::from_secs(299)).await;
+    stage.open(Place::number(0)).await;
+    stage.wait_for(Place::number(0)).await;
+    // The longest waits that the page may choose: 2 s, 4 s, 8 s.
+    stage.browser.run("Math.random = () => 1").await;
+    stage.browser.set_offline(true).await;
+    stage.go_to(Place::number(1)).await;
+    stage.wait_for_banner(true).await;
+    sleep(Duration::from_millis(4_500)).await;
+    assert!(stage.has_banner().await);
+    stage.browser.set_offline(false).await;
+    let back = Instant::now();
+    stage.wait_for(Place::number(1)).await;
+    let waited = back.elapsed();
+    assert!(waited < Duration::from_secs(5), "{waited:?}");
+    stage.wait_for_banner(false).await;
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn tiles_that_are_refused_whatever_the_token_show_a_banner_while_they_are_in_view() {
+    let stage = Stage::set(Duration::from_secs(299)).await;
+    let refused = Place::number(1);
+    stage.hub.refuse_path(&refused.tile());
+    stage.open(Place::number(0)).await;
+    stage.wait_for(Place::number(0)).await;
+    stage.go_to(refused).await;
+    stage.wait_for_banner(true).await;
+    sleep(Duration::from_secs(3)).await;
+    assert!(stage.has_banner().await);
+    stage.go_to(Place::number(2)).await;
+    stage.wait_for(Place::number(2)).await;
+    stage.wait_for_banner(false).await;
+    assert_eq!(stage.hub.token_posts(), 1, "it was not the token");
+    let asked = stage.token_answers().len();
+    assert!((2..6).contains(&asked), "{asked} requests for tokens");
+    stage.check_secrets();
+}
+
+#[tokio::test(flavor = "multi_thread")]
+async fn what_goes_wrong_in_the_map_itself_is_to_be_seen_in_the_console() {
+    let stage = Stage::set(Duration::from_secs(60)).await;
+    stage.open(Place::number(0)).await;
+    stage.wait_for(Place::number(0)).await;
+    assert_eq!(stage.browser.complaints().await, Vec::<String>::new());
+    // The map is its page's own: this makes the next one that is drawn ask itself for a source that it does not have.
+    let patch = r#"
+        import("/maplibre/maplibre-gl.mjs").then(({ Map }) => {
+            const { triggerRepaint } = Map.prototype;
+            Map.prototype.triggerRepaint = function () {
+                Map.prototype.triggerRepaint = triggerRepaint;
+                this.isSourceLoaded("canary");
+                return this.triggerRepaint();
+            };
+            arguments[0]();
+        });
+    "#;
+    stage.browser.run_async(patch).await;
+    stage.go_to(Place::number(1)).await;
+    stage.wait_for(Place::number(1)).await;
+    let complaints = stage.browser.complaints().await;
+    assert!(
+        matches!(&complaints[..], [complaint] if complaint.contains("canary")),
+        "{complaints:?}"
+    );
 }
 
 #[tokio::test(flavor = "multi_thread")]

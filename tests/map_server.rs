@@ -178,7 +178,14 @@ async fn a_page_that_says_its_token_was_refused_is_believed_only_if_the_api_says
 #[tokio::test]
 async fn the_page_and_its_files_allow_nothing_that_they_do_not_need() {
     let server = Server::start().await;
-    for path in ["/", "/map.js", "/token.js", "/page.css", "/maplibre/maplibre-gl.mjs"] {
+    for path in [
+        "/",
+        "/map.js",
+        "/failed.js",
+        "/token.js",
+        "/page.css",
+        "/maplibre/maplibre-gl.mjs",
+    ] {
         let answer = server.get(path).send().await.unwrap();
         assert_eq!(answer.status(), 200, "{path}");
         let policy = answer.headers()["Content-Security-Policy"].to_str().unwrap();

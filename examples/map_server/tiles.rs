@@ -37,13 +37,16 @@ const GLYPHS: [[u8; 7]; 11] = [
 
 /// Makes the hub serve tiles where OS does, from zoom level 7 to 20 as OS.
 pub(crate) fn serve(hub: &FakeDataHub) {
-    hub.answer_under("/maps/raster/v1/zxy/", |request| {
-        let drawn = tile_of(request).and_then(|[z, x, y]| draw(z, x, y).ok());
-        drawn.map_or_else(
-            || FakeAnswer::new(404, ""),
-            |png| FakeAnswer::new(200, png).with_header("Content-Type", "image/png"),
-        )
-    });
+    hub.answer_under("/maps/raster/v1/zxy/", answer);
+}
+
+/// The tile that is asked for, or a 404.
+pub(crate) fn answer(request: &ReceivedRequest) -> FakeAnswer {
+    let drawn = tile_of(request).and_then(|[z, x, y]| draw(z, x, y).ok());
+    drawn.map_or_else(
+        || FakeAnswer::new(404, ""),
+        |png| FakeAnswer::new(200, png).with_header("Content-Type", "image/png"),
+    )
 }
 
 /// The z, x and y of `…/{layer}/{z}/{x}/{y}.png`.

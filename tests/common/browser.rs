@@ -79,6 +79,11 @@ impl Browser {
             .collect()
     }
 
+    /// Takes the network away from the page, or gives it back.
+    pub(crate) async fn set_offline(&self, offline: bool) {
+        self.page.issue_cmd(Network { offline }).await.unwrap();
+    }
+
     /// Waits until something comes to pass, and fails with its name if it doesn't.
     pub(crate) async fn wait_until(&self, what: &str, mut come_to_pass: impl AsyncFnMut() -> bool) {
         let start = Instant::now();
@@ -103,6 +108,27 @@ impl fantoccini::wd::WebDriverCompatibleCommand for BrowserLog {
 
     fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
         (http::Method::POST, Some(json!({"type": "browser"}).to_string()))
+    }
+}
+
+/// Chromedriver's own command for the network that the page sees.
+#[derive(Debug)]
+struct Network {
+    offline: bool,
+}
+
+impl fantoccini::wd::WebDriverCompatibleCommand for Network {
+    fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
+        base.join(&format!(
+            "session/{}/chromium/network_conditions",
+            session.unwrap_or_default()
+        ))
+    }
+
+    fn method_and_body(&self, _: &url::Url) -> (http::Method, Option<String>) {
+        let conditions = json!({"offline": self.offline, "latency": 0, "throughput": 1_000_000_000});
+        let body = json!({"network_conditions": conditions});
+        (http::Method::POST, Some(body.to_string()))
     }
 }
 

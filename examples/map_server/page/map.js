@@ -1,6 +1,7 @@
 // The map, and a banner for when it cannot be refreshed.
 
 import { Map as MapView, NavigationControl, AttributionControl } from "/maplibre/maplibre-gl.mjs";
+import { FailedTiles } from "/failed.js";
 import { Tokens } from "/token.js";
 
 const SOURCE = "os";
@@ -16,15 +17,20 @@ const tokens = new Tokens("/token");
 const api = new URL(tiles).origin;
 const isForApi = (url) => new URL(url, location.href).origin === api;
 
-tokens.addEventListener("change", () => {
+let failed; // Before there is a map, no tile fails.
+
+function tell() {
+    const inTrouble = tokens.inTrouble || Boolean(failed?.inTrouble);
     // Set only when it changes, as it is read out.
-    if (banner.hidden === tokens.inTrouble) {
-        banner.textContent = tokens.inTrouble
+    if (banner.hidden === inTrouble) {
+        banner.textContent = inTrouble
             ? "The map cannot be refreshed at the moment. It will go on by itself as soon as it can."
             : "";
-        banner.hidden = !tokens.inTrouble;
+        banner.hidden = !inTrouble;
     }
-});
+}
+
+tokens.addEventListener("change", tell);
 
 // Without a token there is nothing to show.
 await tokens.usable();
@@ -68,26 +74,17 @@ if (overlay) {
     });
 }
 
-// MapLibre does not come back to a tile that failed: all in view are loaded again, as soon as there is another token.
-let failed = false;
-let reloading;
+failed = new FailedTiles(map, SOURCE);
+failed.addEventListener("change", tell);
 
-function reload() {
-    clearTimeout(reloading);
-    // Tiles mostly fail together.
-    reloading = setTimeout(() => {
-        failed = false;
-        map.refreshTiles(SOURCE);
-    }, 100);
-}
-
-map.on("error", ({ error, tile }) => {
-    if (!tile || !isForApi(error.url)) {
+map.on("error", ({ error, tile, sourceId }) => {
+    if (!tile || sourceId !== SOURCE) {
+        console.error(error); // As MapLibre does if nobody listens.
         return;
     }
-    failed = true;
+    failed.add(tile);
     if (error.status === 401 && !tokens.refused(sentWith.get(error.url))) {
-        reload();
+        failed.retrySoon();
     }
 });
 
@@ -99,9 +96,7 @@ map.on("data", ({ tile, sourceId }) => {
 
 tokens.addEventListener("renewed", () => {
     sentWith.clear();
-    if (failed) {
-        reload();
-    }
+    failed.retrySoon();
 });
 
 // As OS asks for on its map: the copyright with the year, the terms, and where to report what is wrong. Its logo, which its

@@ -62,7 +62,10 @@ export class Tokens extends EventTarget {
 
     // The API accepted a token.
     accepted() {
-        this.#refusedAgain = false;
+        if (this.#refusedAgain) {
+            this.#refusedAgain = false;
+            this.dispatchEvent(new Event("change"));
+        }
     }
 
     // The API refused this token: nobody gets it again before the server has been asked. False if it is not the one in

@@ -48,9 +48,10 @@ const ONE_TILE: &str = "/maps/raster/v1/zxy/Road_3857/7/63/42.png";
 const PAGE: &str = include_str!("../page/index.html");
 
 /// The page's files: path, type, content. `maplibre/` is as it comes from npm.
-const FILES: [(&str, &str, &[u8]); 6] = [
+const FILES: [(&str, &str, &[u8]); 7] = [
     ("/page.css", "text/css", include_bytes!("../page/page.css")),
     ("/map.js", "text/javascript", include_bytes!("../page/map.js")),
+    ("/failed.js", "text/javascript", include_bytes!("../page/failed.js")),
     ("/token.js", "text/javascript", include_bytes!("../page/token.js")),
     (
         "/maplibre/maplibre-gl.css",
