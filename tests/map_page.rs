@@ -15,6 +15,7 @@ use std::{
     f64::consts::{PI, TAU},
     fs,
     net::SocketAddr,
+    thread,
     time::{Duration, Instant},
 };
 
@@ -109,6 +110,25 @@ impl Stage {
             come && ink(&self.browser.screenshot().await) >= INK_OF_TWO_TILES
         };
         self.browser.wait_until(&format!("{path} is shown"), shown).await;
+    }
+
+    /// Runs a line of script with the `map`, which is its page's own, when it is about to be drawn.
+    async fn tell_map(&self, line: &str) {
+        let script = format!(
+            r#"const [done] = arguments;
+            import("/maplibre/maplibre-gl.mjs").then(({{ Map }}) => {{
+                const {{ triggerRepaint }} = Map.prototype;
+                Map.prototype.triggerRepaint = function () {{
+                    const map = this;
+                    Map.prototype.triggerRepaint = triggerRepaint;
+                    {line};
+                    done();
+                    return map.triggerRepaint();
+                }};
+                location.hash = location.hash.replace(/[^/]*$/, (longitude) => Number(longitude) + 0.001);
+            }});"#
+        );
+        self.browser.run_async(&script).await;
     }
 
     async fn wait_for_banner(&self, wanted: bool) {
@@ -352,7 +372,12 @@ async fn tiles_that_fail_are_asked_for_again_until_they_come_and_the_others_are_
     let (whole, holed) = (Place::number(0), Place::number(1));
     stage.open(whole).await;
     stage.wait_for(whole).await;
-    stage.hub.answer_under(&holed.tile(), |_| FakeAnswer::new(503, ""));
+    // While it is on its way, the map is drawn without it.
+    stage.tell_map("map.repaint = true").await;
+    stage.hub.answer_under(&holed.tile(), |_| {
+        thread::sleep(Duration::from_millis(100));
+        FakeAnswer::new(503, "")
+    });
     stage.go_to(holed).await;
     stage.wait_for_banner(true).await;
     sleep(Duration::from_secs(2)).await;
@@ -473,21 +498,7 @@ async fn what_goes_wrong_in_the_map_itself_is_to_be_seen_in_the_console() {
     stage.open(Place::number(0)).await;
     stage.wait_for(Place::number(0)).await;
     assert_eq!(stage.browser.complaints().await, Vec::<String>::new());
-    // The map is its page's own: this makes the next one that is drawn ask itself for a source that it does not have.
-    let patch = r#"
-        import("/maplibre/maplibre-gl.mjs").then(({ Map }) => {
-            const { triggerRepaint } = Map.prototype;
-            Map.prototype.triggerRepaint = function () {
-                Map.prototype.triggerRepaint = triggerRepaint;
-                this.isSourceLoaded("canary");
-                return this.triggerRepaint();
-            };
-            arguments[0]();
-        });
-    "#;
-    stage.browser.run_async(patch).await;
-    stage.go_to(Place::number(1)).await;
-    stage.wait_for(Place::number(1)).await;
+    stage.tell_map("map.isSourceLoaded('canary')").await;
     let complaints = stage.browser.complaints().await;
     assert!(
         matches!(&complaints[..], [complaint] if complaint.contains("canary")),
