@@ -33,12 +33,12 @@ impl Clients {
     }
 }
 
-/// An IPv6 client has 2⁶⁴ addresses to choose from. An IPv4 client is none, though a socket for both calls it
+/// An IPv6 client has 2⁶⁴ addresses to choose from; an IPv4 client has one, though a socket for both calls it
 /// `::ffff:192.0.2.1`.
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
-        address => address,
+        address @ IpAddr::V4(_) => address,
     }
 }
 
