@@ -1,6 +1,6 @@
 //! How to use this library well: one page for each question that comes up when a service goes to production.
 //!
-//! | | |
+//! | page | what it is about |
 //! |---|---|
 //! | [`choosing`] | which pieces a service needs |
 //! | [`layers`] | the order in a chain, retries, traces, timeouts, a chain as a `tower` service |

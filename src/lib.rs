@@ -70,7 +70,7 @@
 //!
 //! # The pieces
 //!
-//! | | |
+//! | piece | what it does |
 //! |---|---|
 //! | [`BearerAuth`] | the layer in the chain: which requests get the token, what a 401 does |
 //! | [`TokenManager`] | holds the token: fresh, stale, unusable; one refresh in flight; backoff |
