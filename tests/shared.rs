@@ -32,7 +32,7 @@ use told::Told;
 /// What Redis may add to a fetch by default.
 const LIMIT: Duration = millis(250);
 /// A slow machine's loopback and tasks, on top of what is promised.
-const SLACK: Duration = millis(250);
+const SLACK: Duration = millis(750);
 
 fn endpoint(hub: &FakeDataHub) -> TokenEndpoint {
     endpoint_for(hub, hub.credentials())
