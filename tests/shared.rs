@@ -217,6 +217,13 @@ async fn who_waits_longer_than_a_lease_can_last_asks_for_itself() {
     let start = Instant::now();
     let second = source.fetch(Some(&first)).await.unwrap();
     assert!(start.elapsed() >= millis(2_500), "{:?}", start.elapsed());
+    // Every 100 ms or so, not as fast as it could.
+    let commands: String = redis.ask("INFO commandstats").await;
+    let asked = commands
+        .lines()
+        .find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
+    let asked: usize = asked.unwrap().split(',').next().unwrap().parse().unwrap();
+    assert!((10..100).contains(&asked), "{asked} questions in 2.5 s");
     assert!(start.elapsed() < secs(5), "{:?}", start.elapsed());
     assert_eq!(hub.token_posts(), 2);
     // And shares what it got.
