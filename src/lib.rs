@@ -24,8 +24,8 @@
 //!
 //! # Try it without credentials
 //!
-//! [`FakeDataHub`](struct.FakeDataHub.html), of the feature `test-util`, is a Data Hub on loopback, as odd as the real one. It is what this
-//! library is tested with, and what a service that uses it can be tested with:
+//! [`FakeDataHub`](struct.FakeDataHub.html), of the feature `test-util`, is a Data Hub on loopback, as odd as the real
+//! one. It is what this library is tested with, and what a service that uses it can be tested with:
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
 #![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
@@ -114,8 +114,8 @@
 //!   so.
 //! - `metrics`: counters, gauges and histograms, for whatever recorder of the crate `metrics` the program installs; see
 //!   [`guide::operating`].
-//! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis or Valkey. No TLS for `rediss://`: that is a
-//!   feature of the crate `redis` itself.
+//! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis or Valkey. No TLS
+//!   for `rediss://`: that is a feature of the crate `redis` itself.
 //! - `test-util`: [`FakeDataHub`](struct.FakeDataHub.html).
 //!
 //! # Limits

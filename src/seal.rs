@@ -63,8 +63,9 @@ impl Seal {
 
     /// An entry with the token and what is left of its life. `None` if the system has no random numbers.
     pub(crate) fn seal(&self, token: &AccessToken, expires_at: Duration) -> Option<Vec<u8>> {
-        let millis = |time: Duration| u64::try_from(time.as_millis()).unwrap_or(u64::MAX).to_be_bytes();
-        let numbers = [token.remaining(), expires_at].map(millis).concat();
+        let numbers = [token.remaining(), expires_at]
+            .map(|time| millis(time).to_be_bytes())
+            .concat();
         let plain = Zeroizing::new([&numbers[..], token.expose_secret().as_bytes()].concat());
         let nonce = XNonce::try_generate().ok()?;
         let sealed = self.cipher.encrypt(&nonce, self.payload(&plain)).ok()?;
@@ -76,13 +77,13 @@ impl Seal {
         let (nonce, sealed) = entry.split_first_chunk::<NONCE_BYTES>()?;
         let plain = self.cipher.decrypt(nonce.into(), self.payload(sealed)).ok()?;
         let plain = Zeroizing::new(plain);
-        let millis = |number: &[u8; NUMBER_BYTES]| Duration::from_millis(u64::from_be_bytes(*number));
+        let time = |number: &[u8; NUMBER_BYTES]| Duration::from_millis(u64::from_be_bytes(*number));
         let (life, rest) = plain.split_first_chunk()?;
         let (expires_at, token) = rest.split_first_chunk()?;
         Some(Unsealed {
             token: Zeroizing::new(str::from_utf8(token).ok()?.to_owned()),
-            life: millis(life),
-            expires_at: millis(expires_at),
+            life: time(life),
+            expires_at: time(expires_at),
         })
     }
 
@@ -93,6 +94,11 @@ impl Seal {
             aad: self.name.as_bytes(),
         }
     }
+}
+
+/// As times are stored.
+pub(crate) fn millis(time: Duration) -> u64 {
+    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
 #[expect(clippy::expect_used, reason = "HKDF can make 8,160 bytes, and is asked for 32")]

@@ -68,6 +68,26 @@ async fn shared(source: &SharedSource, redis: &RedisServer) -> (AccessToken, Str
     (token, redis.entry().await)
 }
 
+async fn lock_is_taken(redis: &RedisServer) -> String {
+    eventually("the lock is taken", async || redis.key("lock").await).await
+}
+
+async fn lock_is_handed_back(redis: &RedisServer) {
+    eventually("the lock is handed back", async || {
+        redis.key("lock").await.is_none().then_some(())
+    })
+    .await;
+}
+
+/// A moment after it came, whoever looks gets this token, who has that one or none.
+async fn is_shared(token: &AccessToken, source: &SharedSource, instead_of: Option<&AccessToken>) {
+    eventually("the token is shared", async || {
+        let adopted = source.fetch(instead_of).await.unwrap();
+        (adopted.expose_secret() == token.expose_secret()).then_some(())
+    })
+    .await;
+}
+
 async fn raw_entry(redis: &RedisServer, key: &str) -> Option<Vec<u8>> {
     redis.ask(&format!("GET {key}")).await
 }
@@ -104,11 +124,10 @@ async fn a_token_that_another_node_has_is_adopted_with_what_is_left_of_its_life(
     sleep(millis(1_500)).await;
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), first.expose_secret());
-    assert!(adopted.remaining() <= first.remaining(), "{adopted:?} {first:?}");
-    assert!(
-        adopted.remaining() + secs(1) > first.remaining(),
-        "{adopted:?} {first:?}"
-    );
+    // In this order, as time goes on between the two.
+    let (first, adopted) = (first.remaining(), adopted.remaining());
+    assert!(adopted <= first, "{adopted:?} {first:?}");
+    assert!(adopted + secs(1) > first, "{adopted:?} {first:?}");
     assert_eq!(hub.token_posts(), 1);
 }
 
@@ -150,10 +169,7 @@ async fn the_lock_is_handed_back_and_the_next_fetch_waits_for_nobody() {
     source.fetch(None).await.unwrap_err();
     let mut token = None;
     for _ in 0..3 {
-        eventually("the lock is handed back", async || {
-            redis.key("lock").await.is_none().then_some(())
-        })
-        .await;
+        lock_is_handed_back(&redis).await;
         let start = Instant::now();
         token = Some(source.fetch(token.as_ref()).await.unwrap());
         assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
@@ -170,14 +186,11 @@ async fn a_fetch_that_is_cancelled_hands_the_lock_back() {
         let tokens = tokens.clone();
         async move { tokens.token().await }
     });
-    eventually("the lock is taken", async || redis.key("lock").await).await;
+    lock_is_taken(&redis).await;
     caller.abort();
     drop((tokens, caller.await));
     let start = Instant::now();
-    eventually("the lock is handed back", async || {
-        redis.key("lock").await.is_none().then_some(())
-    })
-    .await;
+    lock_is_handed_back(&redis).await;
     assert!(start.elapsed() < secs(2), "it did not just run out");
 }
 
@@ -187,7 +200,7 @@ async fn a_lock_that_another_has_by_now_is_left_to_it() {
     hub.set_delay(millis(500));
     let source = source(&hub, &redis);
     let fetch = tokio::spawn(async move { source.fetch(None).await });
-    let lock = eventually("the lock is taken", async || redis.key("lock").await).await;
+    let lock = lock_is_taken(&redis).await;
     // It lasts for the attempt's 5 s and one more.
     let left: i64 = redis.ask(&format!("PTTL {lock}")).await;
     assert!((5_000..=6_000).contains(&left), "{left} ms");
@@ -227,11 +240,7 @@ async fn who_waits_longer_than_a_lease_can_last_asks_for_itself() {
     assert!(start.elapsed() < secs(5), "{:?}", start.elapsed());
     assert_eq!(hub.token_posts(), 2);
     // And shares what it got.
-    eventually("the new token is shared", async || {
-        let adopted = source.fetch(Some(&first)).await.unwrap();
-        (adopted.expose_secret() == second.expose_secret()).then_some(())
-    })
-    .await;
+    is_shared(&second, &source, Some(&first)).await;
 }
 
 #[tokio::test]
@@ -309,13 +318,10 @@ async fn an_entry_that_has_become_newer_meanwhile_is_not_overwritten() {
         let (source, first) = (source.clone(), first.clone());
         async move { source.fetch(Some(&first)).await }
     });
-    eventually("the lock is taken", async || redis.key("lock").await).await;
+    lock_is_taken(&redis).await;
     set_raw(&redis, &key, b"a newer one").await;
     fetch.await.unwrap().unwrap();
-    eventually("the lock is handed back", async || {
-        redis.key("lock").await.is_none().then_some(())
-    })
-    .await;
+    lock_is_handed_back(&redis).await;
     assert_eq!(raw_entry(&redis, &key).await.as_deref(), Some(&b"a newer one"[..]));
 }
 
@@ -396,11 +402,7 @@ async fn whatever_stands_in_place_of_an_entry_costs_one_post_and_is_replaced() {
         set_raw(&redis, &key, garbage).await;
         let token = source.fetch(None).await.unwrap();
         assert_eq!(hub.token_posts(), posts + 1);
-        eventually("the entry is good again", async || {
-            let adopted = source.fetch(None).await.unwrap();
-            (adopted.expose_secret() == token.expose_secret()).then_some(())
-        })
-        .await;
+        is_shared(&token, &source, None).await;
     }
     // An empty one is as good as none.
     assert_eq!(told.warnings("damaged").len(), 5);
@@ -497,10 +499,7 @@ async fn a_redis_that_answers_slowly_costs_250_ms_at_most_all_its_answers_togeth
     every_fetch_is_made_alone(&hub, &slow, LIMIT, "did not answer within the time_limit").await;
     // A lock that it may have granted, when nobody waited for the answer any more, keeps nobody else waiting for 6 s.
     let start = Instant::now();
-    eventually("no lock is left", async || {
-        redis.key("lock").await.is_none().then_some(())
-    })
-    .await;
+    lock_is_handed_back(&redis).await;
     assert!(start.elapsed() < secs(3), "{:?}", start.elapsed());
     // With more patience it is of use.
     let source = SharedSource::builder(endpoint(&hub), slow)
@@ -518,7 +517,7 @@ async fn waiting_for_another_process_does_not_count_as_slowness() {
     hub.set_delay(millis(1_500));
     let first = node(&hub, &redis);
     let first = tokio::spawn(async move { token(&first).await });
-    eventually("the lock is taken", async || redis.key("lock").await).await;
+    lock_is_taken(&redis).await;
     // Two answers are within the 250 ms, and all those of a second are not.
     let slow = slow_proxy(redis.port(), millis(40)).await;
     let source = SharedSource::builder(endpoint(&hub), slow).build().unwrap();
@@ -572,11 +571,7 @@ async fn a_redis_that_is_full_read_only_or_locked_costs_no_error() {
         .unwrap();
     let posts = hub.token_posts();
     let first = source.fetch(None).await.unwrap();
-    eventually("the token is shared", async || {
-        let adopted = source.fetch(None).await.unwrap();
-        (adopted.expose_secret() == first.expose_secret()).then_some(())
-    })
-    .await;
+    is_shared(&first, &source, None).await;
     assert!(hub.token_posts() <= posts + 2);
 }
 
@@ -589,7 +584,7 @@ async fn nobody_waits_for_a_token_to_be_written_to_redis() {
         let tokens = tokens.clone();
         async move { token(&tokens).await }
     });
-    eventually("the lock is taken", async || redis.key("lock").await).await;
+    lock_is_taken(&redis).await;
     redis.stop();
     let start = Instant::now();
     caller.await.unwrap();
@@ -607,7 +602,7 @@ async fn what_is_written_late_still_expires_in_time() {
         let source = source.clone();
         async move { source.fetch(None).await }
     });
-    eventually("the lock is taken", async || redis.key("lock").await).await;
+    lock_is_taken(&redis).await;
     redis.stop();
     let token = fetch.await.unwrap().unwrap();
     sleep(secs(2)).await;
@@ -632,7 +627,7 @@ async fn a_reader_of_redis_learns_neither_token_nor_project() {
         let source = source.clone();
         async move { source.fetch(None).await }
     });
-    let lock = eventually("the lock is taken", async || redis.key("lock").await).await;
+    let lock = lock_is_taken(&redis).await;
     let owner = raw_entry(&redis, &lock).await.unwrap();
     fetch.await.unwrap().unwrap();
     let key = redis.entry().await;

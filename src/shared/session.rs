@@ -5,6 +5,8 @@ use std::time::Duration;
 use chacha20poly1305::{XNonce, aead::Generate};
 use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, aio::MultiplexedConnection};
 
+use crate::seal::millis;
+
 /// Far above any token that fits into a request's header.
 const LONGEST_ENTRY: usize = 64 * 1024;
 
@@ -162,8 +164,4 @@ impl Session {
         command.arg(&self.owner);
         command
     }
-}
-
-fn millis(time: Duration) -> u64 {
-    u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
