@@ -1,13 +1,14 @@
-//! Both clocks, read at once.
+//! The monotonic clock and the wall clock, read together.
 
 use std::time::{Duration, SystemTime};
 
 use tokio::time::Instant;
 
-/// One moment, on the monotonic clock and on the wall clock.
+/// A reading of both clocks.
 ///
-/// Waiting and windows go by the monotonic clock, so that a wrong or stepped wall clock changes nothing. But the
-/// monotonic clock stands still while a machine is suspended, and a token's life does not: the wall clock tells.
+/// Waits and a token's windows go by the monotonic clock, so that a wrong or stepped wall clock changes nothing. The
+/// monotonic clock stands still while a machine is suspended, but a token's lifetime does not. The wall clock shows
+/// that.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     pub(crate) monotonic: Instant,
@@ -23,23 +24,23 @@ impl Moment {
         }
     }
 
-    /// This much later, on both clocks.
+    /// The moment `time` later, on both clocks.
     pub(crate) fn after(self, time: Duration) -> Self {
         Self {
             monotonic: self.monotonic + time,
-            // A wall clock at the end of time is of no use to anybody; the monotonic one goes on.
+            // A wall clock this far ahead is useless. The monotonic clock still works.
             wall: self.wall.checked_add(time).unwrap_or(self.wall),
         }
     }
 
-    /// Whether `moment` has come, by whichever clock says so: a machine that was suspended notices, and a wall clock
+    /// Whether either clock has reached `moment`. So a suspended machine notices on waking, and a wall clock that was
     /// set back delays nothing.
     #[inline]
     pub(crate) fn has_reached(self, moment: Self) -> bool {
         self.monotonic >= moment.monotonic || self.wall >= moment.wall
     }
 
-    /// How long until `moment`, by the clock that says less.
+    /// The time until `moment`, by the clock that gives less; zero if either has reached it.
     pub(crate) fn until(self, moment: Self) -> Duration {
         let monotonic = moment.monotonic.saturating_duration_since(self.monotonic);
         let wall = moment.wall.duration_since(self.wall).unwrap_or_default();
@@ -52,7 +53,7 @@ fn wall_clock() -> SystemTime {
     SystemTime::now()
 }
 
-/// In unit tests the wall clock moves by the monotonic clock, which tokio can pause, and by steps of the test's own.
+/// In unit tests the wall clock follows the monotonic clock, which tokio can pause, and any steps that the test makes.
 #[cfg(test)]
 use stepped::wall_clock;
 
@@ -72,7 +73,7 @@ pub(crate) mod stepped {
         wall + Instant::now().saturating_duration_since(start) + AHEAD.get() - BACK.get()
     }
 
-    /// Sets this thread's wall clock ahead, or lets it run on while the machine is suspended.
+    /// Sets this thread's wall clock ahead. A suspended machine looks the same.
     pub(crate) fn step_ahead(by: Duration) {
         AHEAD.set(AHEAD.get() + by);
     }

@@ -1,10 +1,7 @@
-//! The Project API Key and Secret, and where they come from.
+//! The Project API Key and Secret, and the providers that supply them.
 
-use std::{
-    env, fmt,
-    path::{Path, PathBuf},
-    sync::Arc,
-};
+use std::path::{Path, PathBuf};
+use std::{env, sync::Arc};
 
 use async_trait::async_trait;
 use base64::{Engine, engine::general_purpose::STANDARD};
@@ -12,21 +9,21 @@ use http::HeaderValue;
 use secrecy::{ExposeSecret, SecretString};
 use tokio::{fs, io::AsyncReadExt};
 
-use crate::Error;
+use crate::error::Error;
 
 const KEY_VARIABLE: &str = "OS_PROJECT_API_KEY";
 const SECRET_VARIABLE: &str = "OS_PROJECT_API_SECRET";
 
-/// OS's keys have 32 characters and its secrets 16; a larger file is the wrong file.
-const LONGEST_FILE: u64 = 4096;
+/// OS's keys have 32 characters and its secrets 16. A larger file is the wrong file.
+const MAX_FILE_BYTES: u64 = 4096;
 
-/// Some editors begin a file with it.
+/// Some editors write it at the start of a file.
 const BYTE_ORDER_MARK: char = '\u{feff}';
 
-/// Hands over the Project API Key and Secret, once for every refresh.
+/// A provider of the Project API Key and Secret, asked once for every refresh.
 ///
-/// Implement it, with the crate `async-trait`, to read them from a secret store. What it returns is used for one request
-/// and not kept, so a rotated secret is picked up by the next refresh, without a restart.
+/// Implement it, with the crate `async-trait`, to read them from a secret store. The credentials are used for one request
+/// and then dropped, so the next refresh picks up a rotated secret without a restart.
 ///
 /// ```
 /// use osdatahub_auth::{CredentialsProvider, Error, ErrorKind, ProjectCredentials};
@@ -46,10 +43,10 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 /// ```
 #[async_trait]
 pub trait CredentialsProvider: Send + Sync + 'static {
-    /// The key and secret to use for the refresh that is just starting.
+    /// Returns the key and secret for the refresh that is about to start.
     ///
     /// # Errors
-    /// Whatever keeps the provider from answering; the [kind](crate::ErrorKind) decides how soon it is asked again.
+    /// The reason why there are none. Its [kind](crate::ErrorKind) decides how soon the provider is asked again.
     async fn credentials(&self) -> Result<ProjectCredentials, Error>;
 }
 
@@ -62,32 +59,32 @@ impl<T: CredentialsProvider + ?Sized> CredentialsProvider for Arc<T> {
 
 /// A Project API Key and Project API Secret, as the OS Data Hub shows them for a project.
 ///
-/// A [`CredentialsProvider`] that always hands over itself. `Debug` shows neither.
-#[derive(Clone)]
+/// It is a [`CredentialsProvider`] that always returns itself. `Debug` shows neither key nor secret.
+#[derive(Debug, Clone)]
 pub struct ProjectCredentials {
     pub(crate) key: SecretString,
     pub(crate) secret: SecretString,
 }
 
 impl ProjectCredentials {
-    /// Takes a key and secret as they are, without trimming.
+    /// Takes a key and a secret unchanged, without trimming.
     ///
     /// # Errors
-    /// [`Configuration`](crate::ErrorKind::Configuration) if either is empty or has a control character (a line break
-    /// from a file, mostly), or if the key has a `:`, which HTTP Basic cannot carry (RFC 7617, section 2).
+    /// [`Configuration`](crate::ErrorKind::Configuration) if either is empty or contains a control character, such as
+    /// the line break at the end of a file. Also if the key contains a `:`, which HTTP Basic cannot carry (RFC 7617, section
+    /// 2).
     pub fn new(key: impl Into<String>, secret: impl Into<String>) -> Result<Self, Error> {
         let (key, secret) = (SecretString::from(key.into()), SecretString::from(secret.into()));
         check("the Project API Key", &key)?;
         check("the Project API Secret", &secret)?;
-        if key.expose_secret().contains(':') {
-            return Err(Error::configuration(
-                "the Project API Key contains a colon: is it the key alone, without the secret?",
-            ));
-        }
+        Error::unless(
+            !key.expose_secret().contains(':'),
+            "the Project API Key contains a colon: is it the key alone, without the secret?",
+        )?;
         Ok(Self { key, secret })
     }
 
-    /// Reads `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET`, now and once.
+    /// Reads the environment variables `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET`, once.
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if one is missing, not Unicode, or refused by
@@ -107,7 +104,7 @@ impl ProjectCredentials {
         Self::new(read(KEY_VARIABLE)?, read(SECRET_VARIABLE)?)
     }
 
-    /// `Authorization: Basic …`, key and secret joined by a colon and base-64 encoded (RFC 7617).
+    /// The value of `Authorization: Basic …`: key and secret joined by a colon and base-64 encoded (RFC 7617).
     pub(crate) fn basic_auth(&self) -> Result<HeaderValue, Error> {
         let pair = SecretString::from(format!("{}:{}", self.key.expose_secret(), self.secret.expose_secret()));
         let encoded = SecretString::from(format!("Basic {}", STANDARD.encode(pair.expose_secret())));
@@ -120,15 +117,11 @@ impl ProjectCredentials {
 
 fn check(what: &str, value: &SecretString) -> Result<(), Error> {
     let value = value.expose_secret();
-    if value.is_empty() {
-        return Err(Error::configuration(format!("{what} is empty")));
-    }
-    if value.chars().any(char::is_control) {
-        return Err(Error::configuration(format!(
-            "{what} contains a control character, such as a line break"
-        )));
-    }
-    Ok(())
+    Error::unless(!value.is_empty(), format!("{what} is empty"))?;
+    Error::unless(
+        !value.chars().any(char::is_control),
+        format!("{what} contains a control character, such as a line break"),
+    )
 }
 
 #[async_trait]
@@ -138,17 +131,11 @@ impl CredentialsProvider for ProjectCredentials {
     }
 }
 
-impl fmt::Debug for ProjectCredentials {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("ProjectCredentials").finish_non_exhaustive()
-    }
-}
-
-/// A key and a secret in two files, such as mounted secrets, read anew for every refresh.
+/// A [`CredentialsProvider`] that reads key and secret from two files, such as mounted secrets, for every refresh.
 ///
-/// Rotation needs no restart: the next refresh sends what the files then hold. White space around the value is
-/// ignored, as most tools end a file with a line break. A file that is missing, empty or half-written fails that
-/// refresh alone; the token in use goes on serving, and the files are read again soon.
+/// Rotation needs no restart, because the next refresh reads the files again. White space around the value is ignored,
+/// since most tools end a file with a line break. A file that is missing, empty or half-written fails that refresh alone.
+/// The current token is still served, and the files are read again soon.
 #[derive(Debug, Clone)]
 pub struct FileCredentials {
     key_path: PathBuf,
@@ -156,7 +143,7 @@ pub struct FileCredentials {
 }
 
 impl FileCredentials {
-    /// Remembers the two paths; nothing is read yet.
+    /// Remembers the two paths. Reads nothing yet.
     pub fn new(key_path: impl Into<PathBuf>, secret_path: impl Into<PathBuf>) -> Self {
         Self {
             key_path: key_path.into(),
@@ -180,18 +167,18 @@ async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
         Error::configuration(format!("the file of the Project API {what}, {path}, {how}"))
     };
     let unreadable = |error| unusable("cannot be read").caused_by(error);
-    // Opening a pipe would wait for its other end, on a thread that nobody gets back.
+    // Opening a pipe would wait for its other end, and block a thread of the runtime for good.
     if !fs::metadata(path).await.map_err(unreadable)?.is_file() {
         return Err(unusable("is no regular file"));
     }
     let file = fs::File::open(path).await.map_err(unreadable)?;
     let mut text = String::new();
-    let read = file.take(LONGEST_FILE + 1).read_to_string(&mut text).await;
+    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).await;
     let text = SecretString::from(text);
     let value = text.expose_secret().trim_start_matches(BYTE_ORDER_MARK).trim();
     match read {
         Err(error) => Err(unreadable(error)),
-        Ok(length) if length as u64 > LONGEST_FILE => Err(unusable("is far too long for it")),
+        Ok(length) if length as u64 > MAX_FILE_BYTES => Err(unusable("is far too long for it")),
         Ok(_) if value.is_empty() => Err(unusable("is empty")),
         Ok(_) => Ok(SecretString::from(value)),
     }
@@ -200,7 +187,7 @@ async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     #[test]
     fn basic_auth_is_key_and_secret_as_they_are() {

@@ -1,43 +1,39 @@
-//! OS's token endpoint: one POST, and what came of it.
+//! OS's token endpoint: one POST for each token.
 
-pub(crate) mod answer;
+pub(crate) mod headers;
+pub(crate) mod response;
 
-use std::{
-    fmt,
-    future::{Future, pending},
-    pin::pin,
-    sync::Arc,
-    task::{Context, Waker},
-    time::{Duration, SystemTime},
-};
+use std::future::{Future, pending};
+use std::task::{Context, Waker};
+use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
-use http::{HeaderMap, header};
+use http::header;
 use reqwest::{Client, ClientBuilder, Response, Url, dns, redirect, retry};
 use tokio::time::timeout;
 use url::Position;
 
-use crate::{
-    AccessToken, CredentialsProvider, Error, ErrorKind, ProjectCredentials, TokenSource, clock::Moment, schedule, scope,
-};
+use crate::credentials::{CredentialsProvider, ProjectCredentials};
+use crate::error::{Error, ErrorKind};
+use crate::{clock::Moment, origins, schedule::MAX_FETCH_TIME, source::TokenSource, telemetry, token::AccessToken};
 
-/// [OS's documentation](https://docs.os.uk/os-apis/core-concepts/authentication) of it.
+/// From [OS's documentation](https://docs.os.uk/os-apis/core-concepts/authentication).
 const OS_TOKEN_URL: &str = "https://api.os.uk/oauth2/token/v1";
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// A TCP and TLS handshake that takes longer will not end well, and the next attempt may meet another address.
+/// A TCP and TLS handshake that takes longer will most likely fail, and the next attempt may reach another address.
 const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// OS's answers have about 200 bytes.
-const LONGEST_ANSWER: usize = 64 * 1024;
+/// OS's responses are about 200 bytes long.
+const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
-/// The token endpoint of the OS Data Hub: a [`TokenSource`] that makes one `POST /oauth2/token/v1` for each fetch.
+/// The token endpoint of the OS Data Hub: a [`TokenSource`] that sends one `POST /oauth2/token/v1` for each fetch.
 ///
-/// It caches nothing: no token, no credentials and no idle connection. Redirects are never followed, since a 307 would
-/// send key and secret on to wherever it points.
+/// It caches nothing: no token, no credentials and no idle connection. It never follows a redirect, because a 307 would
+/// send key and secret to another host.
 pub struct TokenEndpoint {
     pub(crate) credentials: Arc<dyn CredentialsProvider>,
     pub(crate) token_url: Url,
@@ -46,7 +42,7 @@ pub struct TokenEndpoint {
 }
 
 impl TokenEndpoint {
-    /// An endpoint that authenticates with what `credentials` hands over.
+    /// Starts an endpoint that authenticates with these credentials.
     pub fn builder(credentials: impl CredentialsProvider) -> TokenEndpointBuilder {
         TokenEndpointBuilder {
             credentials: Arc::new(credentials),
@@ -67,7 +63,7 @@ impl TokenEndpoint {
         let start = Moment::now();
         let exchange = async {
             let mut response = request.send().await.map_err(failed)?;
-            let body = if answer::says_more_than_its_status(response.status()) {
+            let body = if response::needs_body(response.status()) {
                 read(&mut response).await?
             } else {
                 None
@@ -78,30 +74,36 @@ impl TokenEndpoint {
             .await
             .unwrap_or_else(|_| Err(timed_out(self.request_timeout)))?;
         let headers = response.headers();
-        if response.status().is_success() {
-            let body = body.ok_or_else(answer::too_long)?;
-            let grant = answer::parse(&body, date(headers))?;
-            AccessToken::issued_at(start, &grant.access_token, grant.life)
-        } else {
+        if !response.status().is_success() {
             let body = body.unwrap_or_default();
-            Err(answer::failure(response.status(), &body, retry_after(headers)))
+            return Err(response::failure(
+                response.status(),
+                &body,
+                headers::retry_after(headers),
+            ));
         }
+        let body = body.ok_or_else(response::too_long)?;
+        let parsed = response::parse(&body, headers::date(headers))?;
+        if parsed.without_expires_in {
+            telemetry::lifetime_missing(response::DEFAULT_LIFETIME);
+        }
+        AccessToken::aged_at(start, &parsed.access_token, Duration::ZERO, parsed.lifetime)
     }
 }
 
 #[async_trait]
 impl TokenSource for TokenEndpoint {
-    /// Asks for a new token, whatever it replaces: OS gives a new one every time.
+    /// Asks for a new token, whatever it replaces. OS issues a new one every time.
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
         self.request(&self.credentials.credentials().await?).await
     }
 }
 
-/// The body, read to the limit and no further. `None` if it goes on beyond that.
+/// Reads the body up to the limit. `None` if it is longer.
 async fn read(response: &mut Response) -> Result<Option<Bytes>, Error> {
     let mut body = BytesMut::new();
     while let Some(chunk) = response.chunk().await.map_err(failed)? {
-        if body.len() + chunk.len() > LONGEST_ANSWER {
+        if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
             return Ok(None);
         }
         body.extend_from_slice(&chunk);
@@ -109,16 +111,7 @@ async fn read(response: &mut Response) -> Result<Option<Bytes>, Error> {
     Ok(Some(body.freeze()))
 }
 
-fn date(headers: &HeaderMap) -> Option<SystemTime> {
-    httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
-}
-
-fn retry_after(headers: &HeaderMap) -> Option<Duration> {
-    let value = headers.get(header::RETRY_AFTER)?.to_str().ok()?;
-    schedule::parse_retry_after(value, date(headers).unwrap_or_else(SystemTime::now))
-}
-
-/// A request that brought no answer. The URL may name an internal host, so it does not go into the error.
+/// The error for a request without a response. It leaves out the URL, which may name an internal host.
 fn failed(error: reqwest::Error) -> Error {
     let (kind, message) = if error.is_builder() {
         (
@@ -163,33 +156,34 @@ pub struct TokenEndpointBuilder {
 }
 
 impl TokenEndpointBuilder {
-    /// Where to ask: https, or http to a loopback address, which is always called without a proxy.
+    /// The URL to POST to: https, or http to a loopback address. Loopback is always called without a proxy.
+    ///
     /// Defaults to OS's, `https://api.os.uk/oauth2/token/v1`.
     pub fn token_url(mut self, url: Url) -> Self {
         self.token_url = Some(url);
         self
     }
 
-    /// How long one attempt may take from connecting to the answer's last byte; 30 s at most. Defaults to 5 s.
+    /// The time limit for one attempt, from connecting to the last byte of the response; 30 s at most. Defaults to 5 s.
     pub fn request_timeout(mut self, limit: Duration) -> Self {
         self.request_timeout = limit;
         self
     }
 
-    /// The client to ask with, for a proxy, root certificates or a resolver of your own. Defaults to `reqwest`'s.
+    /// The HTTP client, for a proxy, root certificates or a resolver of your own. Defaults to `reqwest`'s.
     ///
-    /// Whatever it says, redirects and `reqwest`'s own retries stay off, connecting takes 2 s at most, no connection is
-    /// kept, and the bytes on the wire are not logged.
+    /// Whatever its settings, redirects and `reqwest`'s own retries stay off, connecting takes 2 s at most, no connection
+    /// is kept, and the bytes on the wire are not logged.
     pub fn http_client(mut self, client: ClientBuilder) -> Self {
         self.http_client = Some(client);
         self
     }
 
-    /// The endpoint. Nothing is sent yet.
+    /// Builds the endpoint. Sends nothing yet.
     ///
     /// # Errors
     /// [`Configuration`](ErrorKind::Configuration) if the token URL is neither https nor loopback, or carries user
-    /// info; if `request_timeout` is zero or above 30 s; if https is asked for and no TLS is compiled in; or if the
+    /// info. Also if `request_timeout` is zero or above 30 s, if the URL is https and no TLS is compiled in, or if the
     /// client cannot be built.
     pub fn build(self) -> Result<TokenEndpoint, Error> {
         let token_url = match self.token_url {
@@ -197,26 +191,22 @@ impl TokenEndpointBuilder {
             None => Url::parse(OS_TOKEN_URL)
                 .map_err(|error| Error::configuration("the token_url is no URL").caused_by(error))?,
         };
-        if !token_url.username().is_empty() || token_url.password().is_some() {
-            return Err(Error::configuration(
-                "the token_url must not carry user info: key and secret come from the credentials",
-            ));
-        }
-        if !scope::may_carry_secrets(&token_url) {
-            return Err(Error::configuration(
-                "the token_url has to be https, or http to a loopback address: key and secret go there",
-            ));
-        }
-        if self.request_timeout.is_zero() || self.request_timeout > schedule::FETCH_LIMIT {
-            return Err(Error::configuration(
-                "request_timeout has to be more than zero and 30 s at most",
-            ));
-        }
-        if token_url.scheme() == "https" && !tls_is_compiled_in() {
-            return Err(Error::configuration(
-                "no TLS is compiled in: turn on the feature `rustls` or `native-tls` of osdatahub-auth or of reqwest",
-            ));
-        }
+        Error::unless(
+            token_url.username().is_empty() && token_url.password().is_none(),
+            "the token_url must not carry user info: key and secret come from the credentials",
+        )?;
+        Error::unless(
+            origins::may_carry_secrets(&token_url),
+            "the token_url has to be https, or http to a loopback address: key and secret go there",
+        )?;
+        Error::unless(
+            !self.request_timeout.is_zero() && self.request_timeout <= MAX_FETCH_TIME,
+            "request_timeout has to be more than zero and 30 s at most",
+        )?;
+        Error::unless(
+            token_url.scheme() != "https" || tls_is_compiled_in(),
+            "no TLS is compiled in: turn on the feature `rustls` or `native-tls` of osdatahub-auth or of reqwest",
+        )?;
         let mut client = self
             .http_client
             .unwrap_or_else(|| ClientBuilder::new().user_agent(USER_AGENT))
@@ -224,10 +214,10 @@ impl TokenEndpointBuilder {
             .retry(retry::never())
             .connect_timeout(CONNECT_TIMEOUT)
             .connection_verbose(false)
-            // Refreshes are minutes apart: an idle connection is never used again, only found dead.
+            // Refreshes are minutes apart, so an idle connection would be dead by the next one.
             .pool_max_idle_per_host(0);
-        if scope::is_loopback(&token_url) {
-            // An HTTP_PROXY would carry key and secret off the machine.
+        if origins::is_loopback(&token_url) {
+            // With HTTP_PROXY set, key and secret would leave the machine.
             client = client.no_proxy();
         }
         let client = client.build().map_err(|error| {
@@ -251,8 +241,10 @@ impl fmt::Debug for TokenEndpointBuilder {
     }
 }
 
-/// Whether `reqwest` can do https in this build. Our own features don't tell, as TLS mostly comes from the user's own
-/// `reqwest`; but without TLS its connector refuses the scheme at once, before it resolves the name.
+/// Whether `reqwest` can do https in this build.
+///
+/// The features of this crate do not tell, since TLS mostly comes from the user's own `reqwest`. But without TLS its
+/// connector refuses the scheme at once, before it resolves the name.
 fn tls_is_compiled_in() -> bool {
     struct NeverAnswers;
     impl dns::Resolve for NeverAnswers {
@@ -262,11 +254,12 @@ fn tls_is_compiled_in() -> bool {
     }
     let client = ClientBuilder::new()
         .no_proxy()
-        // Without a pool nothing is spawned, so this works outside a runtime too.
+        // Without a pool reqwest spawns no task, so this works outside a runtime as well.
         .pool_max_idle_per_host(0)
         .dns_resolver(Arc::new(NeverAnswers))
         .build();
-    // A client that cannot be built for want of certificates, say, has TLS; the real one will report its own trouble.
+    // A client that cannot be built, for example because there are no certificates, has TLS. Building the real one reports
+    // the cause.
     client.map_or(true, |client| {
         let request = pin!(client.get("https://tls.invalid/").send());
         request.poll(&mut Context::from_waker(Waker::noop())).is_pending()

@@ -1,12 +1,12 @@
-//! One opaque error, with a kind to branch on.
+//! The library's error: opaque, with a kind to match on.
 
 use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration};
 
-/// Why no access token could be had.
+/// The reason why there is no access token.
 ///
-/// Opaque and cheap to clone, because everybody who waits for the same refresh gets the same error.
-/// It never contains a secret, a token or the body of an answer. `{}` says what happened and what to do; `{:#}` adds
-/// the causes, which are in [`source`](StdError::source).
+/// Opaque and cheap to clone, because every caller that waits for the same refresh gets the same error. It never contains
+/// a secret, a token or the body of a response. `{}` says what happened and what to do. `{:#}` adds the causes, which are
+/// in [`source`](StdError::source).
 ///
 /// Behind a `reqwest-middleware` chain, [`Error::find_in`] finds it.
 #[derive(Clone)]
@@ -17,29 +17,28 @@ pub struct Error {
     retry_after: Option<Duration>,
 }
 
-/// What sort of failure an [`Error`] is.
+/// The kind of an [`Error`]: what to do about it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting is missing or wrong, or the call came from outside a tokio runtime. Somebody has to change something.
+    /// A setting is missing or wrong, or the call came from outside a tokio runtime. Permanent until it is changed.
     Configuration,
-    /// OS does not accept the Project API Key and Secret. Check or replace them; the manager notices new ones without a
-    /// restart.
+    /// OS does not accept the Project API Key and Secret. Permanent until they are replaced, which needs no restart.
     CredentialsRejected,
-    /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a gateway in between.
+    /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a gateway in between. Permanent.
     RequestRejected,
-    /// The token endpoint answered 429. Transient.
+    /// The token endpoint limits the rate of requests: a 429. Transient.
     RateLimited,
-    /// The token endpoint could not be reached, broke off, or answered with a server error. Transient.
+    /// The token endpoint could not be reached, broke the connection, or sent a server error. Transient.
     Unavailable,
-    /// An answer came, but it holds no token that can be used. Transient.
+    /// The token endpoint sent a response without a usable token. Transient.
     MalformedResponse,
-    /// A time limit of ours passed. Transient.
+    /// A time limit of this library's passed. Transient.
     Timeout,
 }
 
 impl ErrorKind {
-    /// Transient failures are tried again with a short backoff; for the others somebody has to change something first.
+    /// Transient failures go away by themselves and get a short backoff. The others are permanent until a person acts.
     pub(crate) fn is_transient(self) -> bool {
         match self {
             Self::RateLimited | Self::Unavailable | Self::MalformedResponse | Self::Timeout => true,
@@ -67,11 +66,11 @@ impl fmt::Display for ErrorKind {
 }
 
 impl Error {
-    /// A failure of a user's own [`TokenSource`](crate::TokenSource) or
+    /// Makes an error for your own [`TokenSource`](crate::TokenSource) or
     /// [`CredentialsProvider`](crate::CredentialsProvider).
     ///
-    /// The kind decides how soon the manager tries again (see [`is_transient`](Self::is_transient)). The source is
-    /// shown to whoever logs the error: keep secrets out of it.
+    /// The kind decides how soon the manager tries again (see [`is_transient`](Self::is_transient)). Logs show the source, so
+    /// keep secrets out of it.
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::with_message(kind, kind.describe()).caused_by(source)
     }
@@ -89,27 +88,36 @@ impl Error {
         Self::with_message(ErrorKind::Configuration, message)
     }
 
+    /// A `Configuration` error with this message, unless the setting is valid.
+    pub(crate) fn unless(valid: bool, message: impl Into<Cow<'static, str>>) -> Result<(), Self> {
+        if valid {
+            Ok(())
+        } else {
+            Err(Self::configuration(message))
+        }
+    }
+
     pub(crate) fn caused_by(mut self, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         self.source = Some(source.into().into());
         self
     }
 
-    /// Says how long to wait before the next attempt, as a `Retry-After` does.
+    /// Sets the minimum wait before the next attempt, as a `Retry-After` does.
     ///
-    /// A [`TokenManager`](crate::TokenManager) takes it as the least time to wait, up to 60 s.
+    /// A [`TokenManager`](crate::TokenManager) uses it as a floor for its backoff, up to 60 s.
     #[must_use]
     pub fn with_retry_after(mut self, wait: Duration) -> Self {
         self.retry_after = Some(wait);
         self
     }
 
-    /// What sort of failure this is.
+    /// The kind of the failure.
     #[must_use]
     pub fn kind(&self) -> ErrorKind {
         self.kind
     }
 
-    /// Whether trying again later can help without anybody changing anything.
+    /// Whether the failure may go away by itself, so that trying again later can help.
     ///
     /// True for [`RateLimited`](ErrorKind::RateLimited), [`Unavailable`](ErrorKind::Unavailable),
     /// [`MalformedResponse`](ErrorKind::MalformedResponse) and [`Timeout`](ErrorKind::Timeout).
@@ -118,10 +126,11 @@ impl Error {
         self.kind.is_transient()
     }
 
-    /// How long until another attempt makes sense, counted from the failure.
+    /// The wait until another attempt makes sense, counted from the failure.
     ///
-    /// From a [`TokenManager`](crate::TokenManager): when its next attempt is due; `None` while one is under way. From
-    /// a [`TokenEndpoint`](crate::TokenEndpoint) itself: the answer's `Retry-After` (RFC 9110, section 10.2.3).
+    /// From a [`TokenManager`](crate::TokenManager) it is the time until its next attempt is due, or `None` while one is
+    /// running. From a [`TokenEndpoint`](crate::TokenEndpoint) itself it is the response's `Retry-After` (RFC 9110, section
+    /// 10.2.3).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -131,14 +140,14 @@ impl Error {
         std::iter::successors(self.source(), |&error| error.source())
     }
 
-    /// The first `Error` of this crate in a chain of sources, `error` itself included.
+    /// Finds the first `Error` of this crate in a chain of sources, `error` itself included.
     ///
-    /// It finds the reason why a `reqwest-middleware` chain sent no request, also behind `reqwest-retry`.
+    /// It is the reason why a `reqwest-middleware` chain sent no request, also behind `reqwest-retry`.
     ///
     /// ```
     /// # use osdatahub_auth::{Error, ErrorKind};
     /// let error = reqwest_middleware::Error::from(Error::new(ErrorKind::Unavailable, "down"));
-    /// let reason = Error::find_in(&error).expect("the chain failed for want of a token");
+    /// let reason = Error::find_in(&error).expect("the chain failed because there was no token");
     /// assert!(reason.is_transient());
     /// ```
     #[must_use]
@@ -160,7 +169,7 @@ impl fmt::Display for Error {
     }
 }
 
-/// Written out, as a derived one would show the `Arc` as the source, which nobody can downcast.
+/// Written by hand: a derived one would return the `Arc` as the source, which cannot be downcast.
 impl StdError for Error {
     fn source(&self) -> Option<&(dyn StdError + 'static)> {
         let source = self.source.as_deref()?;
@@ -168,11 +177,8 @@ impl StdError for Error {
     }
 }
 
-/// Shows the sources by their `Display`: a foreign type's `Debug` may hold more than it should.
-#[expect(
-    clippy::missing_fields_in_debug,
-    reason = "the source is there, with all of its causes"
-)]
+/// Shows the sources by their `Display`, because a foreign type's `Debug` may contain a secret.
+#[expect(clippy::missing_fields_in_debug, reason = "the causes show the source")]
 impl fmt::Debug for Error {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         let causes: Vec<_> = self.causes().map(ToString::to_string).collect();
@@ -185,8 +191,8 @@ impl fmt::Debug for Error {
     }
 }
 
-/// `reqwest_middleware::Error` and `reqwest-retry` show their inner error's *source*, never the inner error itself.
-/// One layer above ours keeps it reachable.
+/// A wrapper that keeps our error reachable: `reqwest_middleware::Error` and `reqwest-retry` expose the *source* of their
+/// inner error, never the inner error itself.
 #[derive(Debug, thiserror::Error)]
 #[error("the request was not sent, as no OS access token could be had")]
 struct NotSent(#[source] Error);

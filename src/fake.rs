@@ -1,48 +1,49 @@
-//! A Data Hub on loopback, for tests and examples.
+//! Fake Data Hub: an HTTP server on loopback, for tests and examples.
 
 mod message;
 mod state;
 
-use std::{
-    convert::Infallible,
-    fmt, io,
-    iter::repeat_n,
-    sync::{Arc, Mutex, MutexGuard, PoisonError},
-    time::Duration,
-};
+use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
+use std::{convert::Infallible, fmt, io, iter::repeat_n, time::Duration};
 
 use http_body_util::Full;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
-use tokio::{
-    net::{TcpListener, TcpStream},
-    task::JoinSet,
-};
+use tokio::net::{TcpListener, TcpStream};
+use tokio::task::JoinSet;
 use url::Url;
 
 pub use self::message::{FakeAnswer, ReceivedRequest};
-use self::state::{Reaction, Route, State, with_basic};
-use crate::ProjectCredentials;
+use self::state::{Action, Route, State, credentials_with_basic};
+use crate::credentials::ProjectCredentials;
 
 const TOKEN_PATH: &str = "/oauth2/token/v1";
 
-/// When accepting fails, file descriptors have mostly run out; a moment later some may be free again.
-const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
+/// Delay before the next `accept` after one has failed. The usual cause is that file descriptors have run out, and
+/// some may soon be free again.
+const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(10);
 
-/// An imitation of the OS Data Hub on a free loopback port: its token endpoint, and APIs that want its tokens. Needs the
-/// feature `test-util`.
+/// A fake OS Data Hub on a free loopback port, with a token endpoint and APIs that require its tokens. Your tests can
+/// use it in place of OS. Needs the feature `test-util`.
 ///
-/// It answers as the Data Hub does, with its oddities: numbers sent as strings, a landing page with status 200 on
-/// unknown paths, three kinds of 401 that are about the token and one that is not. It can be told to fail, to be
-/// slow, to revoke its tokens, and it shows what it received.
+/// It copies the Data Hub's oddities:
+/// - numbers are sent as strings;
+/// - an unknown path gets a landing page with status 200;
+/// - three kinds of 401 are about the token, and one is not.
 ///
-/// Every request counts and is kept once its body has arrived, before it is answered. A path in `/maps/`,
-/// `/features/`, `/search/`, `/downloads/` or `/positioning/` wants a Bearer token (RFC 6750) and then answers 200
-/// with a little JSON that names the path. There it also does what a page of another origin needs (the CORS protocol):
-/// preflights are answered, and every answer but those of [`answer_path`](Self::answer_path) may be read by anybody; the
-/// token endpoint's never. A request whose body is larger than 4 MiB gets a 413 and is not kept.
+/// You can make it fail, respond slowly or revoke its tokens, and it shows you the requests that it received.
 ///
-/// Once it is dropped, its tasks end: the listener and every connection are closed as soon as the runtime gets to it.
+/// The hub records every request once its body has arrived, before it responds. If a body is larger than 4 MiB, the
+/// request gets a 413 and is not recorded.
+///
+/// A path under `/maps/`, `/features/`, `/search/`, `/downloads/` or `/positioning/` is an API path. It requires a
+/// Bearer token (RFC 6750). The response is then a 200 with a short JSON body that names the path.
+///
+/// API paths also support CORS, so that a page of another origin can call them. The hub responds to preflights, and
+/// lets any origin read the responses. A response set with [`answer_path`](Self::answer_path) gets no CORS headers,
+/// nor does any response of the token endpoint.
+///
+/// Dropping the hub stops its tasks. The runtime then closes the listener and every connection.
 ///
 /// ```
 /// use osdatahub_auth::{FakeDataHub, TokenEndpoint, TokenManager};
@@ -68,7 +69,7 @@ const ACCEPT_AGAIN_AFTER: Duration = Duration::from_millis(10);
 pub struct FakeDataHub {
     origin: Url,
     state: Arc<Mutex<State>>,
-    /// Holds the one task that accepts; dropping the set aborts it.
+    /// The accept task. Dropping the set aborts it, which closes all connections.
     _server: JoinSet<()>,
 }
 
@@ -76,7 +77,7 @@ impl FakeDataHub {
     /// Starts a hub on a free port of 127.0.0.1, with tasks on the current tokio runtime.
     ///
     /// # Errors
-    /// Whatever keeps the port from being opened.
+    /// If the port cannot be opened.
     ///
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
@@ -86,7 +87,7 @@ impl FakeDataHub {
         let origin = Url::parse(&format!("http://{address}/")).map_err(io::Error::other)?;
         let state = Arc::new(Mutex::new(State::new()));
         let mut server = JoinSet::new();
-        server.spawn(accept_forever(listener, Arc::clone(&state)));
+        server.spawn(accept_loop(listener, Arc::clone(&state)));
         Ok(Self {
             origin,
             state,
@@ -94,38 +95,38 @@ impl FakeDataHub {
         })
     }
 
-    /// The project's key and secret: 32 and 16 alphanumerics, random for each hub.
+    /// The project's current key and secret. Defaults to random alphanumerics, 32 for the key and 16 for the secret.
     #[must_use]
     pub fn credentials(&self) -> ProjectCredentials {
         self.state().credentials.clone()
     }
 
-    /// Regenerates the project's key and secret, as on the Data Hub, to these.
+    /// Replaces the project's key and secret, as regenerating them on the Data Hub does.
     ///
-    /// The old ones are refused at once; the tokens that they bought go on working. Defaults to random ones.
+    /// The old ones are rejected at once. Tokens that were issued for them keep working. Defaults to random values.
     ///
     /// # Panics
-    /// If [`ProjectCredentials::new`] refuses them.
+    /// If [`ProjectCredentials::new`] rejects the values.
     pub fn set_credentials(&self, key: &str, secret: &str) {
-        let (credentials, basic) = with_basic(key, secret);
+        let (credentials, basic_credentials) = credentials_with_basic(key, secret);
         let mut state = self.state();
         state.credentials = credentials;
-        state.basic = basic;
+        state.basic_credentials = basic_credentials;
     }
 
-    /// Where the hub is: `http://127.0.0.1:PORT/`.
+    /// The hub's origin: `http://127.0.0.1:PORT/`.
     #[must_use]
     pub fn origin(&self) -> Url {
         self.origin.clone()
     }
 
-    /// Where the hub gives tokens: `http://127.0.0.1:PORT/oauth2/token/v1`.
+    /// The URL of the hub's token endpoint: `http://127.0.0.1:PORT/oauth2/token/v1`.
     #[must_use]
     pub fn token_url(&self) -> Url {
         self.url(TOKEN_PATH)
     }
 
-    /// The URL of a path on this hub, with its query if it has one.
+    /// The URL of a path on this hub. The path may include a query.
     #[must_use]
     pub fn url(&self, path: &str) -> Url {
         let (path, query) = match path.split_once('?') {
@@ -138,85 +139,89 @@ impl FakeDataHub {
         url
     }
 
-    /// The start of a client that reaches the hub, as it goes round any proxy that the environment names.
+    /// A builder for a `reqwest` client with proxies turned off. A proxy from the environment would otherwise come
+    /// between your client and the hub.
     pub fn client_builder(&self) -> reqwest::ClientBuilder {
         reqwest::Client::builder().no_proxy()
     }
 
-    /// The life of the tokens issued from now on, counted from when the answer is made.
+    /// Sets the lifetime of the tokens issued from now on. It starts when the hub builds the response.
     ///
-    /// Sent as `expires_in`, in seconds: a whole number without a decimal point, any other with one.
-    /// Defaults to OS's 299 s.
+    /// It is sent in seconds as `expires_in`, with a decimal point only if it is not a whole number. Defaults to OS's
+    /// 299 s.
     pub fn set_lifetime(&self, lifetime: Duration) {
         self.state().lifetime = lifetime;
     }
 
-    /// Whether `expires_in` and `issued_at` are JSON numbers, as in OS's specification, and not strings, as in its
-    /// answers. Defaults to `false`: strings.
+    /// Sends `expires_in` and `issued_at` as JSON numbers instead of strings. OS's specification has numbers, but its
+    /// responses have strings. Defaults to `false`: strings.
     pub fn send_numbers(&self, numbers: bool) {
-        self.state().numbers = numbers;
+        self.state().send_numbers = numbers;
     }
 
-    /// How long each token request waits for its answer, a failure too, from when it arrives. Credentials are judged
-    /// and tokens made after the wait. Defaults to no time at all.
+    /// Delays every response to a token request, failures included. The delay starts when the request arrives. The
+    /// hub checks the credentials and issues the token after the delay. Defaults to zero.
     pub fn set_delay(&self, delay: Duration) {
         self.state().delay = delay;
     }
 
-    /// Gives the next `n` token requests this answer, after those of earlier calls.
+    /// Queues this response for `n` token requests, behind the responses that earlier calls queued.
     ///
-    /// Each request takes its answer when it arrives. Defaults to no failure. For a failure without end there is
-    /// [`fail`](Self::fail), which comes after all of these.
-    pub fn fail_next(&self, n: usize, with: FakeAnswer) {
-        self.state().failures.extend(repeat_n(with, n));
+    /// A request takes its response from the queue when it arrives. Defaults to an empty queue. For a failure that
+    /// does not end, use [`fail`](Self::fail), which takes effect once the queue is empty.
+    pub fn fail_next(&self, n: usize, response: FakeAnswer) {
+        self.state().queued_failures.extend(repeat_n(response, n));
     }
 
-    /// Gives every token request this answer, until [`recover`](Self::recover). Defaults to no failure.
-    pub fn fail(&self, with: FakeAnswer) {
-        self.state().outage = Some(with);
+    /// Sends this response to every token request, until [`recover`](Self::recover). Defaults to no failure.
+    pub fn fail(&self, response: FakeAnswer) {
+        self.state().outage = Some(response);
     }
 
-    /// Ends the failures of [`fail`](Self::fail) and [`fail_next`](Self::fail_next), and changes nothing else.
+    /// Ends the failures set with [`fail`](Self::fail) and [`fail_next`](Self::fail_next). Other settings stay.
     pub fn recover(&self) {
         let mut state = self.state();
-        state.failures.clear();
+        state.queued_failures.clear();
         state.outage = None;
     }
 
-    /// Makes every token issued so far invalid.
+    /// Revokes every token issued so far.
     ///
-    /// A manager does not replace a token because of a 401 that it has had for less than 5 s, or a quarter of its life
-    /// if that is less (see [`TokenManager::reject`](crate::TokenManager::reject)). In a test set a life of 2 s, say,
-    /// and revoke when the token is older than half a second.
+    /// A 401 does not make a manager replace a new token: see [`TokenManager::reject`](crate::TokenManager::reject).
+    /// The manager must have held it for at least 5 s, or for a quarter of its lifetime if that is shorter. In a
+    /// test, set a lifetime of 2 s, for example, and revoke the token once it is older than 0.5 s.
     pub fn revoke_all(&self) {
         self.state().tokens.clear();
     }
 
-    /// Takes the API at this exact path out of the project: with a valid token, the answer is the 401 that is not about
-    /// the token.
+    /// Removes the API at this exact path from the project. A request with a valid token then gets the 401 that is
+    /// not about the token.
     ///
-    /// The last call for a path counts, here and in [`redirect_path`](Self::redirect_path) and
-    /// [`answer_path`](Self::answer_path); a query plays no part, and the token endpoint's path is not for them.
+    /// A path has one route: a later call of this method, [`redirect_path`](Self::redirect_path) or
+    /// [`answer_path`](Self::answer_path) replaces it. The query is ignored. A route for the token endpoint's path
+    /// has no effect.
     pub fn refuse_path(&self, path: &str) {
         self.route(path, Route::Refuse);
     }
 
-    /// Redirects this exact path, with a 307 and after the Bearer check, as the Downloads API does to its storage.
+    /// Redirects this exact path with a 307, after the Bearer check. The Downloads API redirects to its storage in
+    /// this way.
     pub fn redirect_path(&self, path: &str, to: Url) {
         self.route(path, Route::Redirect(to));
     }
 
-    /// Gives every request to this exact path this answer, whatever its method and without a Bearer check.
-    pub fn answer_path(&self, path: &str, with: FakeAnswer) {
-        self.route(path, Route::Answer(with));
+    /// Sends this response to every request for this exact path, for any method and without a Bearer check.
+    pub fn answer_path(&self, path: &str, response: FakeAnswer) {
+        self.route(path, Route::Respond(response));
     }
 
-    /// Gives every request whose path begins with this what the function answers, after the Bearer check.
+    /// Registers a handler for every path that begins with this prefix. It runs after the Bearer check.
     ///
-    /// For what has many paths, such as map tiles. [`refuse_path`](Self::refuse_path), `redirect_path` and
-    /// `answer_path` come before it, and of several prefixes that fit the last one named counts. The answer is sent as
-    /// it is, but for `Access-Control-Allow-Origin: *`, if it has none. The function may ask the hub, and should not
-    /// block.
+    /// Use it for APIs with many paths, such as map tiles. A route set with [`refuse_path`](Self::refuse_path),
+    /// `redirect_path` or `answer_path` takes precedence. If several prefixes match, the one registered last wins.
+    ///
+    /// The hub adds `Access-Control-Allow-Origin: *` if the response has no such header, and changes nothing else.
+    /// The handler may call the hub's methods. It should not block.
     ///
     /// ```
     /// # use osdatahub_auth::{FakeAnswer, FakeDataHub};
@@ -227,31 +232,32 @@ impl FakeDataHub {
     /// });
     /// # }
     /// ```
-    pub fn answer_under(&self, prefix: &str, with: impl Fn(&ReceivedRequest) -> FakeAnswer + Send + Sync + 'static) {
+    pub fn answer_under(&self, prefix: &str, handler: impl Fn(&ReceivedRequest) -> FakeAnswer + Send + Sync + 'static) {
         let prefix = self.url(prefix).path().to_owned();
-        self.state().prefixes.push_front((prefix, Arc::new(with)));
+        self.state().handlers.push_front((prefix, Arc::new(handler)));
     }
 
-    /// How many POST requests the token endpoint has received, those that failed included.
+    /// The number of POST requests that the token endpoint has received, failed ones included.
     #[must_use]
     pub fn token_posts(&self) -> usize {
         self.state().token_posts
     }
 
-    /// How many requests have come for any path but the token endpoint's, preflights left out.
+    /// The number of requests for any path except the token endpoint's. Preflights that the hub responds to itself
+    /// are not counted.
     #[must_use]
     pub fn api_requests(&self) -> usize {
         self.state().api_requests
     }
 
-    /// All that was received, in order of arrival; only the last 10,000 requests are kept.
+    /// The recorded requests, in order of arrival. The hub keeps the last 10,000.
     #[must_use]
     pub fn received(&self) -> Vec<ReceivedRequest> {
         self.state().received.iter().cloned().collect()
     }
 
     fn route(&self, path: &str, route: Route) {
-        // As a client would send it: with a leading slash, percent-encoded.
+        // A request's path has a leading slash and is percent-encoded, so the key must be too.
         let path = self.url(path).path().to_owned();
         self.state().routes.insert(path, route);
     }
@@ -271,49 +277,50 @@ impl fmt::Debug for FakeDataHub {
     }
 }
 
-async fn accept_forever(listener: TcpListener, state: Arc<Mutex<State>>) {
-    // Dropped with this task, and every connection with it.
+async fn accept_loop(listener: TcpListener, state: Arc<Mutex<State>>) {
+    // Owned by this task, so that aborting it closes every connection.
     let mut connections = JoinSet::new();
     loop {
         match listener.accept().await {
             Ok((stream, _)) => {
                 connections.spawn(serve(stream, Arc::clone(&state)));
             }
-            Err(_) => tokio::time::sleep(ACCEPT_AGAIN_AFTER).await,
+            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
         }
+        // Reaps the tasks that have ended, which a `JoinSet` keeps until they are joined.
         while connections.try_join_next().is_some() {}
     }
 }
 
 async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
     let service = service_fn(|request| async {
-        let answer = match ReceivedRequest::read(request).await {
-            Some(request) => answer(&state, &request).await,
+        let response = match ReceivedRequest::read(request).await {
+            Some(request) => respond(&state, &request).await,
             None => FakeAnswer::new(413, ""),
         };
-        Ok::<_, Infallible>(answer.0.map(Full::new))
+        Ok::<_, Infallible>(response.0.map(Full::new))
     });
-    // A client may break off whenever it likes; that is not the hub's failure.
+    // Ignored, because a client may close its connection at any time.
     let _ = http1::Builder::new()
         .serve_connection(TokioIo::new(stream), service)
         .await;
 }
 
-async fn answer(state: &Mutex<State>, request: &ReceivedRequest) -> FakeAnswer {
-    let reaction = lock(state).receive(request);
-    match reaction {
-        Reaction::Answer(answer) => answer,
-        Reaction::AfterDelay(delay, failure) => {
+async fn respond(state: &Mutex<State>, request: &ReceivedRequest) -> FakeAnswer {
+    let action = lock(state).receive(request);
+    match action {
+        Action::Respond(response) => response,
+        Action::RespondToTokenRequest { delay, failure } => {
             if !delay.is_zero() {
                 tokio::time::sleep(delay).await;
             }
-            failure.unwrap_or_else(|| lock(state).answer_token(request))
+            failure.unwrap_or_else(|| lock(state).token_response(request))
         }
-        Reaction::Ask(answerer) => answerer(request).for_any_origin(),
+        Action::CallHandler(handler) => handler(request).allow_any_origin(),
     }
 }
 
 fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // No method panics halfway through a change, so what a panic leaves is whole.
+    // A poisoned lock is safe to use: no method panics halfway through an update, so the state is consistent.
     state.lock().unwrap_or_else(PoisonError::into_inner)
 }

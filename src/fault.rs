@@ -1,6 +1,41 @@
-//! The fault that Apigee, OS's gateway, puts in a body.
+//! OS's faults: the codes that Apigee, its gateway, puts into a 401, and what each says about the token.
 
-/// Its `errorcode`, from JSON or from XML: OS sends the one with an API's answer and the other with a map tile's.
+/// Whether a 401 is about the token that the request carried.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(crate) enum Verdict {
+    /// The token expired, was revoked, or is unknown. Another token helps.
+    AboutToken,
+    /// The token is good, but not for this request: for example, the API is not in the project. Another token would be
+    /// refused as well.
+    NotAboutToken,
+    /// The 401 gives no known reason: an empty body, a firewall's page.
+    Unexplained,
+}
+
+impl Verdict {
+    /// The verdict by the fault in a body, from as much of the body as has arrived.
+    pub(crate) fn of_body(body: &[u8]) -> Self {
+        code(body)
+            .and_then(|code| Self::of_code(&code))
+            .unwrap_or(Self::Unexplained)
+    }
+
+    /// The verdict by a code of Apigee's `OAuthV2` policy, as recorded with OS and in Apigee's documentation.
+    pub(crate) fn of_code(code: &str) -> Option<Self> {
+        match code {
+            "keymanagement.service.access_token_expired"
+            | "keymanagement.service.access_token_not_approved"
+            | "keymanagement.service.invalid_access_token"
+            | "oauth.v2.InvalidAccessToken" => Some(Self::AboutToken),
+            "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound"
+            | "keymanagement.service.apiresource_doesnot_exist"
+            | "oauth.v2.InvalidApiKeyForGivenResource" => Some(Self::NotAboutToken),
+            _ => None,
+        }
+    }
+}
+
+/// The `errorcode` of the fault in a body. APIs send it as JSON, map tiles as XML.
 pub(crate) fn code(body: &[u8]) -> Option<String> {
     let body = std::str::from_utf8(body).ok()?;
     let body = body.trim_start_matches('\u{feff}').trim_start();
@@ -59,6 +94,17 @@ mod tests {
             for end in 0..whole.len() {
                 assert_eq!(code(&whole[..end]), None, "{end}");
             }
+        }
+    }
+
+    fn fault(code: &str) -> Vec<u8> {
+        format!(r#"{{"fault":{{"faultstring":"…","detail":{{"errorcode":"{code}"}}}}}}"#).into()
+    }
+
+    #[test]
+    fn what_cannot_be_understood_is_unclear() {
+        for body in [&b""[..], b"<html>401</html>", &fault("some.code.nobody.has.seen")] {
+            assert_eq!(Verdict::of_body(body), Verdict::Unexplained);
         }
     }
 

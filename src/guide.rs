@@ -1,17 +1,17 @@
-//! How to use this library well: one page for each question that comes up when a service goes to production.
+//! Guide to using the library in production, with one page per topic.
 //!
-//! | page | what it is about |
+//! | page | topic |
 //! |---|---|
-//! | [`choosing`] | which pieces a service needs |
-//! | [`layers`] | the order in a chain, retries, traces, timeouts, a chain as a `tower` service |
-//! | [`operating`] | readiness, logs, metrics, what an operator should be woken for |
+//! | [`choosing`] | which parts of the library a service needs |
+//! | [`layers`] | layer order in a chain, retries, traces, timeouts, a chain as a `tower` service |
+//! | [`operating`] | readiness, logs, metrics, alerts |
 //! | [`rotation`] | new keys and secrets without a restart |
-//! | [`testing`] | your service against a Data Hub on loopback, or against `wiremock` |
+//! | [`testing`] | tests of your service against a fake Data Hub on loopback, or against `wiremock` |
 //! | [`projects`] | several projects in one service |
 //! | [`sharing`] | one token for many processes, through Redis |
 //! | [`map_pages`] | tokens for a map in a browser |
-//! | [`proxies`] | behind a proxy, or with a gateway in front of OS |
-//! | [`limits`] | what is *not* protected |
+//! | [`proxies`] | proxies for outgoing requests, gateways in front of OS |
+//! | [`limits`] | what the library does *not* protect |
 
 #[doc = include_str!("guide/choosing.md")]
 pub mod choosing {}

@@ -1,43 +1,41 @@
-//! The token that a server gives to a map page.
+//! A token handed out to a map page in a browser.
 
-use std::{fmt, time::Duration};
+use std::time::Duration;
 
-use http::{
-    HeaderMap, HeaderValue, StatusCode,
-    header::{CACHE_CONTROL, RETRY_AFTER},
-};
+use http::header::{CACHE_CONTROL, RETRY_AFTER};
+use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use crate::{AccessToken, Error, TokenManager};
+use crate::{error::Error, token::AccessToken};
 
-/// An error that does not say when to come again was met while an attempt was under way: by default one takes this long
-/// at most.
-const RETRY_AFTER_IF_UNKNOWN: Duration = Duration::from_secs(5);
+/// For an error without `retry_after`. It arose while an attempt was running, and by default one takes 5 s at most.
+const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
-/// "At once" would let a page ask in a loop.
-const SHORTEST_RETRY_AFTER: Duration = Duration::from_secs(1);
+/// Zero would let a page ask in a loop.
+const MIN_RETRY_AFTER: Duration = Duration::from_secs(1);
 
-/// As long as a manager itself ever waits. A page that is told more would miss the recovery.
-const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
+/// The longest backoff of a manager. A page that waited longer would miss the recovery.
+const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
-/// An access token on its way to a browser, from [`TokenManager::hand_out`].
+/// An access token for a browser, from [`TokenManager::hand_out`](crate::TokenManager::hand_out).
 ///
-/// It serialises to what a token endpoint answers (RFC 6749, section 5.1), and that is the only way to see the token:
+/// It serialises to a token response (RFC 6749, section 5.1). There is no other way to read the token:
 ///
 /// ```json
 /// {"access_token": "…", "expires_in": 240, "token_type": "Bearer"}
 /// ```
 ///
-/// `expires_in` is a number: the whole seconds that are left of the token when it is serialised. `Debug` shows no token.
+/// `expires_in` is a number: the remaining lifetime in whole seconds at the moment of serialisation. `Debug` shows no
+/// token.
 ///
-/// The types are those of the crate `http`, so that axum, say, takes them as they are:
+/// The types are those of the crate `http`, which axum and others accept directly:
 ///
 /// ```
 /// use std::time::Duration;
 /// use axum::{Json, extract::State, response::IntoResponse};
 /// use osdatahub_auth::{HandOut, TokenManager};
 ///
-/// // Who may ask is for you to check: whoever gets the token can use it until it expires.
+/// // Check who is asking first: anyone who gets the token can use it until it expires.
 /// async fn token(State(tokens): State<TokenManager>) -> impl IntoResponse {
 ///     match tokens.hand_out(Duration::from_secs(120)).await {
 ///         Ok(hand_out) => (HandOut::headers(), Json(hand_out)).into_response(),
@@ -45,51 +43,26 @@ const LONGEST_RETRY_AFTER: Duration = Duration::from_secs(60);
 ///     }
 /// }
 /// ```
-pub struct HandOut(AccessToken);
-
-impl TokenManager {
-    /// A token for a browser, which lasts for at least this long from now, or else for as long as can be had.
-    ///
-    /// `at_least` counts up to half of the token's life, as in [`token_lasting`](Self::token_lasting); 120 s suit OS's
-    /// tokens. A token with less left is renewed first, by the same one refresh as ever. If that fails, or did and is
-    /// not due again yet, the present token is handed out, for as long as it can be used.
-    ///
-    /// # Errors
-    /// As [`token`](Self::token), if there is no token that can be used. [`HandOut::refusal`] makes an answer of it.
-    ///
-    /// # Panics
-    /// As [`token`](Self::token).
-    pub async fn hand_out(&self, at_least: Duration) -> Result<HandOut, Error> {
-        // What failed a moment ago is not worth a page's wait.
-        if self.is_backing_off()
-            && let Some(token) = self.current()
-        {
-            return Ok(HandOut(token));
-        }
-        match self.token_lasting(at_least).await {
-            Ok(token) => Ok(HandOut(token)),
-            Err(error) => self.current().map(HandOut).ok_or(error),
-        }
-    }
-}
+#[derive(Debug)]
+pub struct HandOut(pub(crate) AccessToken);
 
 impl HandOut {
-    /// The headers that must go with the token: `Cache-Control: no-store`, so that no cache keeps it (RFC 6749,
-    /// section 5.1). The `Pragma: no-cache` that it wants besides means nothing in an answer (RFC 9111, section 5.4).
+    /// The headers to send with the token: `Cache-Control: no-store`, so that no cache keeps it (RFC 6749, section 5.1).
+    ///
+    /// The RFC also asks for `Pragma: no-cache`, which has no meaning in a response (RFC 9111, section 5.4).
     #[must_use]
     pub fn headers() -> HeaderMap {
         HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))])
     }
 
-    /// The answer to a browser when no token can be had: 503, with `Retry-After` and `Cache-Control: no-store`, and
-    /// without a word of why, which is for your log and not for strangers.
+    /// The response to a browser if there is no token: 503 with `Retry-After` and `Cache-Control: no-store`.
     ///
-    /// `Retry-After` is the error's [`retry_after`](Error::retry_after) in whole seconds, rounded up, from 1 to 60; 5 if
-    /// it has none.
+    /// It does not give the reason, which is for your log and not for strangers. `Retry-After` is the error's
+    /// [`retry_after`](Error::retry_after) in whole seconds, rounded up, from 1 to 60; 5 if it has none.
     #[must_use]
     pub fn refusal(error: &Error) -> (StatusCode, HeaderMap) {
-        let wait = error.retry_after().unwrap_or(RETRY_AFTER_IF_UNKNOWN);
-        let wait = wait.clamp(SHORTEST_RETRY_AFTER, LONGEST_RETRY_AFTER);
+        let wait = error.retry_after().unwrap_or(DEFAULT_RETRY_AFTER);
+        let wait = wait.clamp(MIN_RETRY_AFTER, MAX_RETRY_AFTER);
         let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
         let mut headers = Self::headers();
         headers.insert(RETRY_AFTER, seconds.into());
@@ -107,18 +80,10 @@ impl Serialize for HandOut {
     }
 }
 
-impl fmt::Debug for HandOut {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("HandOut")
-            .field("remaining", &self.0.remaining())
-            .finish_non_exhaustive()
-    }
-}
-
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::ErrorKind;
+    use crate::error::ErrorKind;
 
     fn hand_out(life: Duration) -> HandOut {
         HandOut(AccessToken::new("canary", life).unwrap())

@@ -1,9 +1,8 @@
 //! Keeps a long-running service authenticated to the [Ordnance Survey (OS) Data Hub](https://osdatahub.os.uk).
 //!
-//! OS gives a project a key and a secret, and its token endpoint turns them into an access token that lives for 299 s.
-//! This library holds that token, renews it before it expires, and puts it on every OS request of a [`reqwest`] client
-//! that is wrapped with [`reqwest_middleware`]. A service adds one line to its chain and never thinks about tokens
-//! again:
+//! OS gives a project a key and a secret. Its token endpoint turns them into an access token that lives for 299 s. This
+//! library holds that token, renews it before it expires, and puts it on every OS request of a [`reqwest`] client that is
+//! wrapped with [`reqwest_middleware`]. You add one line to your chain:
 //!
 //! ```no_run
 //! use osdatahub_auth::{BearerAuth, ProjectCredentials, TokenManager};
@@ -19,13 +18,13 @@
 //! # }
 //! ```
 //!
-//! Make one [`TokenManager`] for a project and keep it for as long as the service runs: its clones share the token.
+//! Build one [`TokenManager`] for a project and keep it for as long as the service runs. Its clones share the token.
 //! Without the middleware, `tokens.token().await?.header_value()` is the header to send.
 //!
 //! # Try it without credentials
 //!
-//! [`FakeDataHub`](struct.FakeDataHub.html), of the feature `test-util`, is a Data Hub on loopback, as odd as the real
-//! one. It is what this library is tested with, and what a service that uses it can be tested with:
+//! [`FakeDataHub`](struct.FakeDataHub.html), behind the feature `test-util`, is a Data Hub on loopback that is as odd as
+//! the real one. This library is tested with it, and your service can be, too:
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
 #![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
@@ -52,39 +51,38 @@
 //!
 //! # What it promises
 //!
-//! Each has its tests, or a benchmark, in the repository.
+//! Each promise has its tests, or a benchmark, in the repository.
 //!
-//! - **No token that has expired.** A token is handed out until shortly before its end, 10 s for OS's, and no longer.
-//!   If none can be had, the request is not sent, and the error says why.
-//! - **No wait that can be avoided.** A token is renewed in the background after 75 to 85 % of its life; nobody waits
-//!   while it can still be used.
-//! - **No token too many.** One request to the token endpoint at a time, however many callers wait: 10,000 callers
-//!   without a token cost one.
-//! - **An endpoint that is down takes nobody down.** The token that there is serves to its end, attempts back off, and
-//!   no answer whatever stops the next attempt.
-//! - **A revoked token is replaced, once.** A 401 that is about the token gets the request repeated with the next one;
-//!   a 401 that is not costs nothing.
-//! - **No secret where it does not belong.** The token goes to `https://api.os.uk` and to origins that you name,
-//!   compared as parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token
-//!   or an answer.
+//! - **No expired token.** A token is handed out until shortly before it expires: the expiry margin is 10 s for OS's
+//!   tokens. If there is no token, the request is not sent, and the error says why.
+//! - **No avoidable wait.** A token is renewed in the background at 75 to 85 % of its lifetime. No caller waits while it
+//!   is usable (stale-while-revalidate).
+//! - **No token more than needed.** There is one token request at a time, however many callers wait (single-flight).
+//!   10,000 callers without a token cost one POST.
+//! - **An outage of the token endpoint does not take you down.** The current token is served until it expires, attempts
+//!   back off, and no response stops the next attempt.
+//! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another. A 401 that
+//!   is not about the token costs nothing.
+//! - **Secrets stay where they belong.** The token goes to `https://api.os.uk` and to origins that you name, compared as
+//!   parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token or a response.
 //!
 //! # The pieces
 //!
-//! | piece | what it does |
+//! | piece | purpose |
 //! |---|---|
-//! | [`BearerAuth`] | the layer in the chain: which requests get the token, what a 401 does |
-//! | [`TokenManager`] | holds the token: fresh, stale, unusable; one refresh in flight; backoff |
+//! | [`BearerAuth`] | the middleware: it decides which requests get the token, and acts on a 401 |
+//! | [`TokenManager`] | holds the token: fresh, stale, unusable; single-flight refresh; backoff |
 //! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], [`SharedSource`](struct.SharedSource.html) in front of it, or your own |
 //! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
-//! | [`HandOut`] | the token for a map page in a browser, from [`TokenManager::hand_out`] |
-//! | [`Error`] | why no token could be had; [`Error::find_in`] finds it behind a chain |
+//! | [`HandOut`] | a token for a map page in a browser, from [`TokenManager::hand_out`] |
+//! | [`Error`] | why there is no token; [`Error::find_in`] finds it behind a chain |
 //!
 //! The [`guide`] has a page for each question that comes up in production.
 //!
 //! # Layer order
 //!
-//! Tracing, then retry, then [`BearerAuth`], then the client. Each retry then has a token of its own time, and a trace
-//! shows one request however often it was repeated:
+//! Tracing, then retry, then [`BearerAuth`], then the client. Then each retry gets a current token, and a trace shows one
+//! request however often it was repeated:
 //!
 //! ```no_run
 //! # use osdatahub_auth::{BearerAuth, TokenManager};
@@ -103,26 +101,24 @@
 //! ```
 //!
 //! `reqwest`'s own timeouts do not include the wait for a token, which is 10 s at most (the `acquire_timeout`). Put
-//! `tokio::time::timeout` round the whole request if that matters.
+//! `tokio::time::timeout` around the whole request if that matters.
 //!
 //! # Features
 //!
 //! None is on by default, and none changes what the others do.
 //!
-//! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. If your own `reqwest` has TLS already, as by
-//!   default, you need neither. Without any, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says
-//!   so.
-//! - `metrics`: counters, gauges and histograms, for whatever recorder of the crate `metrics` the program installs; see
-//!   [`guide::operating`].
-//! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis or Valkey. No TLS
-//!   for `rediss://`: that is a feature of the crate `redis` itself.
+//! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. You need neither if your own `reqwest` has TLS, as it
+//!   has by default. Without TLS, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says so.
+//! - `metrics`: counters, gauges and histograms, for any recorder of the crate `metrics`; see [`guide::operating`].
+//! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis or Valkey. TLS for
+//!   `rediss://` is a feature of the crate `redis` itself.
 //! - `test-util`: [`FakeDataHub`](struct.FakeDataHub.html).
 //!
 //! # Limits
 //!
-//! It needs a tokio runtime with I/O and time; blocking code can use `Handle::block_on` of a multi-threaded runtime. A
-//! process that forks must not use the parent's manager. wasm32 is not supported. What is *not* protected is in
-//! [`guide::limits`].
+//! The library needs a tokio runtime with I/O and time. Blocking code can use `Handle::block_on` of a multi-threaded
+//! runtime. A process that forks must not use its parent's manager. wasm32 is not supported. [`guide::limits`] says what is
+//! *not* protected.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A panic in library code takes a service down.
 #![warn(clippy::expect_used, clippy::unwrap_used)]
@@ -143,37 +139,31 @@ pub mod fuzzing;
 pub mod guide;
 mod handout;
 mod manager;
-mod metrics;
 mod middleware;
-mod rejection;
+mod origins;
 mod schedule;
-mod scope;
-#[cfg(feature = "redis")]
-mod seal;
 #[cfg(feature = "redis")]
 mod shared;
 mod source;
+mod status;
+mod telemetry;
 mod token;
-mod unwind;
 
 /// The code in the README is compiled and run as tests.
 #[cfg(all(doctest, feature = "test-util"))]
 #[doc = include_str!("../README.md")]
 mod readme {}
 
+pub use self::credentials::{CredentialsProvider, FileCredentials, ProjectCredentials};
+pub use self::endpoint::{TokenEndpoint, TokenEndpointBuilder};
+pub use self::error::{Error, ErrorKind};
 #[cfg(feature = "test-util")]
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub use self::fake::{FakeAnswer, FakeDataHub, ReceivedRequest};
+pub use self::manager::{KeepWarm, TokenManager, TokenManagerBuilder};
+pub use self::middleware::{BearerAuth, NoAuth};
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::shared::{SharedSource, SharedSourceBuilder};
-pub use self::{
-    credentials::{CredentialsProvider, FileCredentials, ProjectCredentials},
-    endpoint::{TokenEndpoint, TokenEndpointBuilder},
-    error::{Error, ErrorKind},
-    handout::HandOut,
-    manager::{KeepWarm, RefreshTotals, TokenManager, TokenManagerBuilder, TokenState, TokenStatus},
-    middleware::{BearerAuth, NoAuth},
-    source::TokenSource,
-    token::AccessToken,
-};
+pub use self::status::{RefreshTotals, TokenState, TokenStatus};
+pub use self::{handout::HandOut, source::TokenSource, token::AccessToken};

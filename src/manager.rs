@@ -1,115 +1,81 @@
-//! The token behind its lock, and the one refresh in flight.
+//! The token manager: its public methods, and how a caller waits.
 
 mod builder;
+mod inner;
 mod keep_warm;
-mod reason;
 mod refresh;
 mod state;
-mod status;
 
-use std::{
-    fmt,
-    ops::RangeInclusive,
-    sync::{Arc, PoisonError, RwLock, RwLockReadGuard, RwLockWriteGuard},
-    time::Duration,
+use std::{fmt, sync::Arc, time::Duration};
+
+use tokio::time::{Instant, timeout_at};
+use tokio::{runtime::Handle, sync::watch};
+
+use self::inner::Inner;
+use self::state::{Join, Need};
+pub use self::{builder::TokenManagerBuilder, keep_warm::KeepWarm};
+use crate::error::{Error, ErrorKind};
+use crate::status::{Action, Outcome, TokenStatus};
+use crate::{
+    clock::Moment, credentials::CredentialsProvider, endpoint::TokenEndpoint, fault::Verdict, handout::HandOut,
+    source::TokenSource, telemetry, token::AccessToken,
 };
 
-use tokio::{
-    runtime::Handle,
-    sync::watch,
-    time::{Instant, timeout_at},
-};
-
-use self::state::{Need, Place, Settled, State};
-pub use self::{
-    builder::TokenManagerBuilder,
-    keep_warm::KeepWarm,
-    reason::RefreshTotals,
-    status::{TokenState, TokenStatus},
-};
-pub(crate) use self::{reason::Reason, state::Refusal};
-use crate::{AccessToken, CredentialsProvider, Error, ErrorKind, TokenEndpoint, TokenSource, clock::Moment, metrics};
-
-/// A caller who led more attempts than this that were cut off is on a runtime that is shutting down.
-const MOST_CUT_OFF: u32 = 3;
-
-/// Owns a project's access token: hands it out, renews it in the background, and survives an endpoint that is down.
+/// A token manager: it holds a project's access token, renews it in the background, and survives an outage of the token
+/// endpoint.
 ///
-/// Clones share one token. Make one manager for a project and keep it for the life of the service.
+/// Build one manager for a project, with [`new`](Self::new) or [`builder`](Self::builder), and keep it for as long as the
+/// service runs. Its clones share one token.
 ///
 /// # The life of a token
 ///
-/// Of a token that OS gives for 299 s:
+/// The states of a token that OS issues for 299 s:
 ///
 /// | state | from | [`token()`](Self::token) |
 /// |---|---|---|
 /// | fresh | 0 s | returns it: one read lock, no wait, no allocation |
-/// | stale | 224 to 254 s, drawn once for each token | returns it at once, and makes sure that one refresh is running |
-/// | unusable | 289 s | waits for that refresh, up to the `acquire_timeout` |
+/// | stale | 224 to 254 s, drawn once for each token | returns it at once, and starts a refresh unless one is running (stale-while-revalidate) |
+/// | unusable | 289 s | waits for the refresh, up to the `acquire_timeout` |
 ///
-/// All windows are shares of the life, so shorter and longer ones work alike. A life is counted from the moment the
-/// request for the token left, on the monotonic clock: a wrong local clock changes nothing.
+/// All windows are shares of the lifetime, so they fit shorter and longer lifetimes as well. A lifetime counts from the
+/// moment before the token request is sent, on the monotonic clock. A wrong local clock changes nothing.
 ///
-/// A refresh runs as a task of its own on the runtime of the caller that started it. Callers can be dropped or timed
-/// out without stopping it; if its runtime ends, the next caller starts another. When the last clone is dropped, so are
-/// the task and the secret.
+/// A refresh runs as a separate task, on the runtime of the caller that started it. It goes on if that caller is dropped
+/// or times out. If its runtime ends, the next caller starts another. Dropping the last clone drops the task and the
+/// secret as well.
 #[derive(Clone)]
 pub struct TokenManager {
     inner: Arc<Inner>,
 }
 
-struct Inner {
-    source: Arc<dyn TokenSource>,
-    acquire_timeout: Duration,
-    /// As its owner calls it, if that has to be told.
-    project: Option<Arc<str>>,
-    /// Held for nanoseconds, never across an `.await`.
-    state: RwLock<State>,
-    /// The attempt that ended last. Callers wait for theirs here, and tasks notice that the manager is gone.
-    ended: watch::Sender<Ended>,
-}
-
-#[derive(Debug)]
-struct Ended {
-    attempt: u64,
-    outcome: Outcome,
-}
-
-#[derive(Debug, Clone)]
-enum Outcome {
-    Adopted,
-    Failed(Error),
-    /// Its runtime ended, say.
-    CutOff,
-}
-
 impl TokenManager {
-    /// A manager for OS's own token endpoint, with all defaults.
+    /// Builds a manager for OS's token endpoint, with all defaults.
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) if the HTTP client cannot be built: above all, if no TLS is compiled
-    /// in.
+    /// [`Configuration`](ErrorKind::Configuration) if the HTTP client cannot be built, above all because no TLS is
+    /// compiled in.
     pub fn new(credentials: impl CredentialsProvider) -> Result<Self, Error> {
         Self::builder(TokenEndpoint::builder(credentials).build()?).build()
     }
 
-    /// A manager for any [`TokenSource`]: a [`TokenEndpoint`] with settings, or your own.
+    /// Starts a manager for any [`TokenSource`]: a [`TokenEndpoint`] with settings, or your own.
     pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
         TokenManagerBuilder::new(Arc::new(source))
     }
 
-    /// A token that can be used now.
+    /// Returns a usable token.
     ///
-    /// Returns at once while there is one. Otherwise it waits for the refresh that is under way, or else for the next,
-    /// and returns what that brings, an error included; it never retries on its own account. Between two attempts it
-    /// waits for the next one if that falls within the `acquire_timeout` and the last failure was transient.
+    /// Returns at once while there is one. Otherwise the caller waits for the refresh that is running, or for the next
+    /// one, and gets its result, even if it is an error. It starts no attempt after a failed one. If a backoff is running,
+    /// the caller waits for the next attempt if that starts within the `acquire_timeout` and the last failure was
+    /// transient.
     ///
-    /// Safe to cancel: the refresh goes on.
+    /// Cancel-safe: the refresh goes on.
     ///
     /// # Errors
-    /// What the refresh failed with; its [`retry_after`](Error::retry_after) says when the next one is due.
-    /// [`Timeout`](ErrorKind::Timeout) if nothing came within the `acquire_timeout`.
-    /// [`Configuration`](ErrorKind::Configuration) if there is no token and the caller is outside a tokio runtime;
+    /// The error of the refresh; its [`retry_after`](Error::retry_after) says when the next one is due.
+    /// [`Timeout`](ErrorKind::Timeout) if there is no result within the `acquire_timeout`.
+    /// [`Configuration`](ErrorKind::Configuration) if there is no token and the caller is outside a tokio runtime.
     /// [`Unavailable`](ErrorKind::Unavailable) if the caller's runtime is shutting down.
     ///
     /// # Panics
@@ -118,14 +84,13 @@ impl TokenManager {
         self.obtain(Need::Usable).await
     }
 
-    /// A token that lasts for at least this long from now, for work that cannot renew it on the way.
+    /// Returns a token with at least this remaining lifetime, for work that cannot renew it on the way.
     ///
-    /// `at_least` counts up to half of the token's life; what exceeds that is ignored, since asking OS again would not
-    /// help. A token with less left is renewed first, by the same one refresh as ever.
+    /// `at_least` counts up to half of the token's lifetime. The rest is ignored, since asking OS again would not help. A
+    /// token with less left is refreshed first, by the same single-flight as any other.
     ///
     /// # Errors
-    /// As [`token`](Self::token), also while the present token could still serve for less long: ask `token` for that
-    /// one.
+    /// As [`token`](Self::token), even while the current token is usable for a shorter time. Ask `token` for that one.
     ///
     /// # Panics
     /// As [`token`](Self::token).
@@ -133,35 +98,61 @@ impl TokenManager {
         self.obtain(Need::Lasting(at_least)).await
     }
 
-    /// The token in use, if there is one that can be used now. Never waits and never starts a refresh.
+    /// Hands out a token for a browser, with at least this remaining lifetime if possible.
+    ///
+    /// `at_least` counts up to half of the token's lifetime, as in [`token_lasting`](Self::token_lasting). 120 s suit OS's
+    /// tokens. A token with less left is refreshed first, by the same single-flight as any other. If that refresh fails, or
+    /// a backoff is running, the current token is handed out for as long as it is usable.
+    ///
+    /// # Errors
+    /// As [`token`](Self::token), if there is no usable token. [`HandOut::refusal`] turns it into a response.
+    ///
+    /// # Panics
+    /// As [`token`](Self::token).
+    pub async fn hand_out(&self, at_least: Duration) -> Result<HandOut, Error> {
+        // During a backoff a page would wait for an attempt that will most likely fail again.
+        if self.inner.read().is_backing_off(Moment::now())
+            && let Some(token) = self.current()
+        {
+            return Ok(HandOut(token));
+        }
+        match self.token_lasting(at_least).await {
+            Ok(token) => Ok(HandOut(token)),
+            Err(error) => self.current().map(HandOut).ok_or(error),
+        }
+    }
+
+    /// The current token, if it is usable. Never waits and never starts a refresh.
     #[must_use]
     pub fn current(&self) -> Option<AccessToken> {
         self.inner.read().usable(Moment::now(), Need::Usable).cloned()
     }
 
-    /// Says that the API refused this very token, so that nobody gets it again. [`BearerAuth`](crate::BearerAuth) does
+    /// Reports that the API refused this token, so that no caller gets it again. [`BearerAuth`](crate::BearerAuth) does
     /// this by itself.
     ///
-    /// Nothing happens if the token has been replaced meanwhile, so a late 401 does no harm. A token that we have had
-    /// for less than 5 s (a quarter of its life if that is less) is not replaced either: if a new token is refused, its
-    /// age is not the cause. While new tokens keep being refused that wait doubles, up to 60 s, so that a wall of 401s
-    /// costs no wall of token requests; it falls back once twice the wait has passed without a refusal.
+    /// A token that has been replaced meanwhile is ignored, so a late 401 does no harm. A token that this process has held
+    /// for less than 5 s (or a quarter of its lifetime, if that is less) is not replaced either. If a new token is refused,
+    /// its age is not the cause. While new tokens keep being refused, this throttle doubles the time, up to 60 s. It resets
+    /// once no token has been refused for twice that time.
     ///
-    /// Within a tokio runtime the refresh starts at once, otherwise with the next caller.
+    /// Within a tokio runtime the refresh starts at once, otherwise with the next caller. Logs and metrics count the call as a
+    /// 401.
     pub fn reject(&self, token: &AccessToken) {
-        self.refuse(token, Refusal::Rejected);
+        self.unauthorized(token, Verdict::AboutToken);
     }
 
-    /// How the token is, for health checks. Asks nobody for anything.
+    /// A snapshot for health checks. Sends nothing.
     #[must_use]
     pub fn status(&self) -> TokenStatus {
         self.inner.status()
     }
 
-    /// Fetches and refreshes without traffic, until the guard is dropped or the manager's last clone is: the first
-    /// request of a quiet hour then finds a token. Without it a token is renewed when somebody asks for one.
+    /// Fetches and refreshes without traffic, so that the first request after a quiet hour finds a token.
     ///
-    /// A readiness probe that asks [`status`](Self::status) needs it, since a service that is not ready has no traffic:
+    /// It stops when the guard is dropped, or the manager's last clone. Without it, a token is renewed when a caller asks
+    /// for one. A readiness probe that reads [`status`](Self::status) needs it, since a service that is not ready has no
+    /// traffic:
     ///
     /// ```
     /// # use osdatahub_auth::{TokenManager, TokenState};
@@ -173,7 +164,7 @@ impl TokenManager {
     /// }
     /// ```
     ///
-    /// Runs on the current tokio runtime.
+    /// Its task runs on the current tokio runtime.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -181,28 +172,17 @@ impl TokenManager {
         KeepWarm::start(&self.inner)
     }
 
-    /// As metrics have it.
-    pub(crate) fn project(&self) -> Option<&Arc<str>> {
-        self.inner.project.as_ref()
-    }
-
-    /// A token other than the one that a request was refused with.
+    /// A token other than the one that drew a 401.
     pub(crate) async fn other_than(&self, refused: &AccessToken) -> Result<AccessToken, Error> {
         self.obtain(Need::OtherThan(refused)).await
     }
 
-    /// Whether the last refresh failed and the next is not due yet.
-    pub(crate) fn is_backing_off(&self) -> bool {
-        self.inner.read().is_backing_off(Moment::now())
+    /// Acts on a 401 that drew this verdict.
+    pub(crate) fn unauthorized(&self, token: &AccessToken, verdict: Verdict) -> Action {
+        self.inner.unauthorized(token, verdict)
     }
 
-    /// Takes note of a 401. Says whether the request is worth repeating with another token.
-    pub(crate) fn refuse(&self, token: &AccessToken, refusal: Refusal) -> bool {
-        let repeat = self.inner.write().refuse(Moment::now(), token, refusal);
-        self.inner.renew();
-        repeat
-    }
-
+    #[inline]
     async fn obtain(&self, need: Need<'_>) -> Result<AccessToken, Error> {
         match self.inner.ready(need) {
             Some(token) => Ok(token),
@@ -211,40 +191,41 @@ impl TokenManager {
         }
     }
 
+    /// The slow path of a caller without a token: joins an attempt, waits for its end, and decides what that means.
+    ///
+    /// Each turn of the loop waits for one attempt. The caller leaves with a token, with the error of the attempt, or at
+    /// its deadline. It takes another turn if the attempt was abandoned or is overdue, or if its token does not meet
+    /// the need.
     async fn wait(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
         let runtime = Handle::try_current().map_err(|_| outside_runtime())?;
         let deadline = Instant::now() + self.inner.acquire_timeout;
+        // Subscribed before the first `join`, so that no end of an attempt is missed between the two.
         let mut ended = self.inner.ended.subscribe();
-        let mut cut_off = 0;
         let mut waiting = None;
         loop {
-            let place = self.inner.write().join(Moment::now(), need, deadline)?;
-            let (attempt, leading) = match place {
-                Place::Served(token) => return Ok(token),
-                Place::Following(attempt) => (attempt, false),
-                Place::Leading(attempt) => {
+            let join = self.inner.write().join(Moment::now(), need, deadline)?;
+            let (attempt, leads) = match join {
+                Join::Ready(token) => return Ok(token),
+                Join::Follower(attempt) => (attempt, false),
+                Join::Leader(attempt) => {
                     refresh::spawn(&runtime, &self.inner, attempt);
                     (attempt, true)
                 }
             };
-            waiting.get_or_insert_with(|| metrics::Waiting::new(self.project(), need.as_str()));
-            let outcome = async {
-                let ended = ended.wait_for(|ended| ended.attempt >= attempt.id).await;
-                ended.map_or(Outcome::CutOff, |ended| ended.outcome.clone())
-            };
-            let failure = match timeout_at(deadline.min(attempt.lost_at), outcome).await {
-                Ok(Outcome::Adopted) => {
-                    need = self.inner.read().after_a_refresh(need);
+            // Started here, because a caller that gets a token or an error at once has not waited.
+            waiting.get_or_insert_with(|| telemetry::Waiting::new(self.inner.project.as_ref(), need.label()));
+            let end = end_of(&mut ended, attempt.id);
+            let failure = match timeout_at(deadline.min(attempt.overdue_at), end).await {
+                Ok((_, Outcome::Refreshed { .. })) => {
+                    need = self.inner.read().need_after_refresh(need);
                     None
                 }
-                Ok(Outcome::Failed(error)) => Some(error),
-                Ok(Outcome::CutOff) => {
-                    cut_off += u32::from(leading);
-                    (cut_off > MOST_CUT_OFF).then(shutting_down)
-                }
-                Err(_) => (Instant::now() >= deadline).then(|| self.inner.timed_out()),
+                Ok((_, Outcome::Failed { error, .. })) => Some(error),
+                // Only a runtime drops tasks. If it dropped the one that this caller spawned, it would drop the next.
+                Ok((id, Outcome::Abandoned)) => (leads && id == attempt.id).then(shutting_down),
+                Err(_) => (Instant::now() >= deadline).then(|| self.timed_out()),
             };
-            // Whatever came of that attempt, a caller who is late to hear of it may find what a later one brought.
+            // Whatever the outcome, a later attempt may have stored a token meanwhile.
             if let Some(token) = self.inner.ready(need) {
                 return Ok(token);
             }
@@ -253,99 +234,11 @@ impl TokenManager {
             }
         }
     }
-}
-
-impl Inner {
-    fn new(
-        source: Arc<dyn TokenSource>,
-        acquire_timeout: Duration,
-        refresh_at: RangeInclusive<f64>,
-        project: Option<Arc<str>>,
-    ) -> Self {
-        let nothing_yet = Ended {
-            attempt: 0,
-            outcome: Outcome::CutOff,
-        };
-        Self {
-            source,
-            acquire_timeout,
-            project,
-            state: RwLock::new(State::new(refresh_at)),
-            ended: watch::Sender::new(nothing_yet),
-        }
-    }
-
-    /// The hot path. Inlined with all that it calls, since the calls would cost a tenth of it.
-    #[inline]
-    fn ready(self: &Arc<Self>, need: Need<'_>) -> Option<AccessToken> {
-        let now = Moment::now();
-        let (token, renewal_due) = {
-            let state = self.read();
-            let token = state.usable(now, need)?.clone();
-            (token, state.renewal_is_due(now))
-        };
-        if renewal_due {
-            self.renew();
-        }
-        Some(token)
-    }
-
-    /// Starts a refresh in the background, if one is due and we are on a runtime.
-    fn renew(self: &Arc<Self>) {
-        let Ok(runtime) = Handle::try_current() else {
-            return;
-        };
-        let elected = self.write().renew(Moment::now());
-        if let Some(attempt) = elected {
-            refresh::spawn(&runtime, self, attempt);
-        }
-    }
-
-    fn settle(&self, attempt: u64, brought: Result<AccessToken, Error>) -> Option<Settled> {
-        let settled = self.write().settle(attempt, Moment::now(), brought, fastrand::f64())?;
-        let outcome = match &settled {
-            Settled::Adopted { .. } => Outcome::Adopted,
-            Settled::Failed { error, .. } => Outcome::Failed(error.clone()),
-        };
-        self.announce(attempt, outcome);
-        Some(settled)
-    }
-
-    fn abandon(&self, attempt: u64) {
-        if self.write().abandon(attempt) {
-            self.announce(attempt, Outcome::CutOff);
-        }
-    }
-
-    /// Wakes those who wait for this attempt, unless they know of a later one already.
-    fn announce(&self, attempt: u64, outcome: Outcome) {
-        self.ended.send_if_modified(|ended| {
-            let news = attempt > ended.attempt;
-            if news {
-                *ended = Ended { attempt, outcome };
-            }
-            news
-        });
-    }
-
-    fn status(&self) -> TokenStatus {
-        self.read().status(Moment::now())
-    }
 
     fn timed_out(&self) -> Error {
-        let limit = self.acquire_timeout;
-        self.read().too_late(format!(
-            "no access token came within the acquire_timeout of {limit:?}; the refresh goes on"
-        ))
-    }
-
-    /// Nothing panics under the lock, so a poisoned one is as good as any.
-    fn read(&self) -> RwLockReadGuard<'_, State> {
-        self.state.read().unwrap_or_else(PoisonError::into_inner)
-    }
-
-    fn write(&self) -> RwLockWriteGuard<'_, State> {
-        self.state.write().unwrap_or_else(PoisonError::into_inner)
+        let limit = self.inner.acquire_timeout;
+        let message = format!("no access token came within the acquire_timeout of {limit:?}; the refresh goes on");
+        self.inner.read().timed_out(message)
     }
 }
 
@@ -355,6 +248,14 @@ impl fmt::Debug for TokenManager {
             .field("status", &self.status())
             .finish_non_exhaustive()
     }
+}
+
+/// Waits for the end of an attempt. A caller that is polled late may find that a later one has ended as well, and gets
+/// the end of that one.
+async fn end_of(ended: &mut watch::Receiver<(u64, Outcome)>, id: u64) -> (u64, Outcome) {
+    let end = ended.wait_for(|(ended, _)| *ended >= id).await;
+    // The channel closes with the manager, which the caller holds.
+    end.map_or((id, Outcome::Abandoned), |end| end.clone())
 }
 
 fn outside_runtime() -> Error {

@@ -1,41 +1,39 @@
-//! One token for many processes: Redis in front of a token endpoint.
+//! One token for many processes: a lease and an entry in Redis, in front of a token endpoint.
 
-mod session;
-mod turn;
+mod lease;
+mod seal;
+mod store;
 
-use std::{fmt, time::Duration};
+use std::{fmt, panic::AssertUnwindSafe, time::Duration};
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use redis::Client;
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::{Instant, sleep_until, timeout};
-use tracing::{debug, warn};
+use tokio::time::{Instant, sleep_until, timeout_at};
 
-use self::{
-    session::{Claim, Miss, Session},
-    turn::Turn,
-};
+use self::lease::Lease;
+use self::seal::{Seal, Unsealed};
+use self::store::{Lookup, RedisFailure, Store};
+use crate::schedule::{MAX_FETCH_TIME, expiry_margin};
 use crate::{
-    AccessToken, Error, TokenEndpoint, TokenSource,
-    clock::Moment,
-    schedule,
-    seal::{Seal, Unsealed},
-    unwind::caught,
+    clock::Moment, credentials::CredentialsProvider, endpoint::TokenEndpoint, error::Error, source::TokenSource,
+    telemetry, token::AccessToken,
 };
 
 const DEFAULT_PREFIX: &str = "osdatahub-auth";
 const DEFAULT_TIME_LIMIT: Duration = Duration::from_millis(250);
-/// A Redis that takes longer is no help any more.
-const LONGEST_TIME_LIMIT: Duration = Duration::from_secs(5);
+/// A slower Redis costs more than it saves.
+const MAX_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// What a lease leaves beyond the attempt itself, and what waiting for one leaves beyond the lease.
+/// The time that a lease leaves beyond the fetch, and that waiting for a lease leaves beyond the lease.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A [`TokenSource`] that shares the tokens of a [`TokenEndpoint`] with other processes, through Redis or Valkey. Needs
-/// the feature `redis`.
+/// A [`TokenSource`] that shares the tokens of a [`TokenEndpoint`] between processes, through Redis or Valkey. Needs the
+/// feature `redis`.
 ///
-/// For a service that runs on many machines, or as short-lived functions: one process asks OS, and the others get the
-/// same token. The [`TokenManager`](crate::TokenManager) above it is as ever; each process has its own.
+/// Use it for a service that runs on many machines, or as short-lived functions: one process asks OS, and the others get
+/// the same token. Each process has its own [`TokenManager`](crate::TokenManager) above it, as without sharing.
 ///
 /// ```no_run
 /// use osdatahub_auth::{ProjectCredentials, SharedSource, TokenEndpoint, TokenManager};
@@ -50,39 +48,39 @@ const GRACE: Duration = Duration::from_secs(1);
 ///
 /// # Who asks OS
 ///
-/// Whoever needs a new token looks for the entry in Redis, and adopts its token if that can be used and is newer than
-/// the one to be replaced. Otherwise it takes a lock and asks OS, while the others wait for what it brings. The lock of
-/// a process that has died runs out after the endpoint's `request_timeout` and one second more; whoever has waited for
-/// a second beyond that asks OS itself. A caller without a token may have to wait for all of that: an
-/// [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 12 s covers it.
+/// A process that needs a token looks up the entry in Redis. It adopts the entry's token if that is usable and newer than
+/// the one to be replaced. Otherwise one process takes a lock as its lease and asks OS, while the others wait for its
+/// token. The lease of a process that has died expires after the endpoint's `request_timeout` and one second more. A
+/// process that has waited for another second asks OS itself. A caller without a token may have to wait for all of that.
+/// An [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 12 s covers it.
 ///
-/// A token that the API refused is replaced for all: the first that finds out asks for another, and the others adopt
-/// that. As an adopted token is no new one, a 401 counts at once.
+/// A token that the API refused is replaced for all processes. The first that notices asks for another, and the others
+/// adopt that. An adopted token counts with its real age, so a 401 may replace it at once.
 ///
 /// # When Redis is down
 ///
-/// Sharing is an economy, and availability comes first. A Redis that is down, hung, slow, full, read-only or refuses the
-/// password, and an entry that is damaged, cost a warning and a request to OS, never an error. All that Redis may add
-/// to one fetch is the [`time_limit`](SharedSourceBuilder::time_limit).
+/// Redis is optional: if it fails, each process asks OS itself. This holds for a Redis that is down, hung, slow, full,
+/// read-only or refuses the password, and for a damaged entry. Each costs a warning and a request to OS, never an error.
+/// Redis delays a fetch by at most the [`time_limit`](SharedSourceBuilder::time_limit).
 ///
-/// A new token is shared after it is on its way to its caller, by a task of its own. A process that ends at that very
-/// moment does not share it, and leaves a lock that runs out by itself.
+/// A separate task publishes a new token after its caller has got it. A process that ends at that moment does not publish
+/// it, and its lock expires.
 ///
-/// # What Redis gets to see
+/// # What Redis sees
 ///
-/// Neither a token nor which project it is for. Entries are sealed with XChaCha20-Poly1305 and found under an HMAC, with
-/// keys that HKDF-SHA256 derives from the Project API Secret. Two projects, secrets or token URLs never share an entry;
-/// after a rotation of the secret the old entry is not found any more. Whoever can write to Redis can take tokens
-/// away, but not make one, nor make one live longer.
+/// Neither the token nor the name of the project. Entries are sealed with XChaCha20-Poly1305 and stored under an HMAC. Their
+/// keys are derived from the Project API Secret with HKDF-SHA256. Two projects, secrets or token URLs never share an entry.
+/// After a rotation of the secret the old entry is not found. A person who can write to Redis can remove tokens, but cannot
+/// forge one or extend its lifetime.
 ///
-/// An entry lives for as long as its token, by Redis's own clock: nodes whose clocks differ do not matter.
+/// An entry expires with its token, by Redis's own clock, so the clocks of the processes may differ.
 ///
 /// # What it needs
 ///
-/// Redis 5 or later, or Valkey, one server or whatever answers for it (not Redis Cluster's redirections), and a user who
-/// may run `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIREAT` and `TIME` on keys that begin with the prefix, and `SELECT`
-/// if the URL names a database. For `rediss://`, turn on a TLS feature of the crate [`redis`] 1: with
-/// `tokio-rustls-comp` the program has to have one `rustls` crypto provider, or to install a default one.
+/// Redis 5 or later, or Valkey: one server, or a proxy that looks like one. It does not follow the redirections of Redis
+/// Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIREAT` and `TIME` on keys that start with the prefix,
+/// and `SELECT` if the URL names a database. For `rediss://`, turn on a TLS feature of the crate [`redis`] 1. With
+/// `tokio-rustls-comp` the program must have exactly one `rustls` crypto provider, or install a default one.
 pub struct SharedSource {
     endpoint: TokenEndpoint,
     redis: Client,
@@ -90,17 +88,18 @@ pub struct SharedSource {
     time_limit: Duration,
 }
 
-/// What came of asking Redis.
+/// The result of asking Redis.
 #[expect(clippy::large_enum_variant, reason = "there is one of them, every few minutes")]
 enum Shared {
     /// Another process's token.
     Token(AccessToken),
-    /// The endpoint is to be asked, and the others are to get what it gives.
-    Fetch(Turn),
+    /// This process fetches, and publishes the result.
+    Fetch(Lease),
 }
 
 impl SharedSource {
-    /// Shares what `endpoint` gives through the Redis at `redis_url`, such as `redis://:password@host:6379/0`.
+    /// Starts a source that shares the tokens of `endpoint` through the Redis at `redis_url`, such as
+    /// `redis://:password@host:6379/0`.
     ///
     /// Credentials and token URL are the endpoint's.
     pub fn builder(endpoint: TokenEndpoint, redis_url: impl Into<String>) -> SharedSourceBuilder {
@@ -112,109 +111,110 @@ impl SharedSource {
         }
     }
 
-    async fn share(&self, seal: &Seal, replaces: Option<&AccessToken>) -> Result<Shared, Miss> {
-        let mut budget = Budget(self.time_limit);
-        let session = budget.spend(Session::open(&self.redis, seal.name())).await?;
-        let mut turn = Turn::new(session);
+    /// Gets another process's token, or else the lease.
+    ///
+    /// Each turn of the loop is one lookup, which is also one try for the lock. A usable entry ends the loop, and so does
+    /// the lock. An entry that is of no use may be overwritten, and the next turn ignores it. While another process holds
+    /// the lock, this one polls, until `max_wait` has passed. Then it fetches as well, without the lock.
+    async fn share(&self, seal: &Seal, replaces: Option<&AccessToken>) -> Result<Shared, RedisFailure> {
+        let mut deadline = Instant::now() + self.time_limit;
+        let store = before(deadline, Store::open(&self.redis, seal.name())).await?;
+        let mut lease = Lease::new(store);
         let mut give_up = None;
         loop {
-            let (asked, before) = (Moment::now(), budget);
-            let (claim, now) = budget.spend(turn.claim(self.lease_time())).await?;
-            match claim {
-                Claim::Found { entry, time_to_live } => {
+            let asked = Moment::now();
+            let (lookup, redis_now) = before(deadline, lease.acquire(self.lease_ttl())).await?;
+            match lookup {
+                Lookup::Hit { entry, time_to_live } => {
                     if let Some(unsealed) = seal.open(&entry) {
-                        let left = time_to_live.min(unsealed.expires_at.saturating_sub(now));
-                        if let Some(token) = adopt(&unsealed, left, asked, replaces) {
-                            debug!("access token adopted from another process");
+                        let remaining = time_to_live.min(unsealed.expires_at.saturating_sub(redis_now));
+                        if let Some(token) = adopt(&unsealed, remaining, asked, replaces) {
+                            telemetry::sharing::adopted();
                             return Ok(Shared::Token(token));
                         }
                     } else {
-                        warn!("the access token's entry in Redis is damaged, and is replaced");
+                        telemetry::sharing::entry_damaged();
                     }
-                    turn.overwrites(entry);
+                    lease.overwrite(entry);
                 }
-                Claim::Granted => return Ok(Shared::Fetch(turn)),
-                Claim::Held => {
-                    // What is waited for here is another's fetch, and no delay of Redis's making.
-                    budget = before;
-                    let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.patience());
+                Lookup::Acquired => return Ok(Shared::Fetch(lease)),
+                Lookup::Busy => {
+                    let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.max_wait());
                     if Instant::now() >= give_up {
-                        debug!("another process holds the lock for an access token, but brings none");
-                        return Ok(Shared::Fetch(turn));
+                        telemetry::sharing::lease_outwaited();
+                        return Ok(Shared::Fetch(lease));
                     }
                     sleep_until(give_up.min(Instant::now() + poll_interval(fastrand::f64()))).await;
+                    // This turn waited for another process's fetch, which is not a delay by Redis.
+                    deadline += asked.monotonic.elapsed();
                 }
             }
         }
     }
 
-    /// How long the others wait for a process that fetches: a little longer than its attempt may take.
-    fn lease_time(&self) -> Duration {
+    /// The lease lasts a little longer than the fetch may take.
+    fn lease_ttl(&self) -> Duration {
         self.endpoint.request_timeout + GRACE
     }
 
-    /// How long this process waits for others: until their lease has run out, if that leaves time for its own attempt.
-    fn patience(&self) -> Duration {
-        let time_left = schedule::FETCH_LIMIT.saturating_sub(self.time_limit + self.lease_time());
-        time_left.min(self.lease_time() + GRACE)
+    /// The longest wait for other processes: until their lease has expired, if that leaves time for a fetch.
+    fn max_wait(&self) -> Duration {
+        let time_left = MAX_FETCH_TIME.saturating_sub(self.time_limit + self.lease_ttl());
+        time_left.min(self.lease_ttl() + GRACE)
     }
 }
 
 #[async_trait]
 impl TokenSource for SharedSource {
     async fn fetch(&self, replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        // Read once, so that what is asked for and what is sealed are the same project's.
+        // Read once, so that the request and the seal belong to the same project.
         let credentials = self.endpoint.credentials.credentials().await?;
         let seal = Seal::new(&self.prefix, &credentials, &self.endpoint.token_url);
-        // The crate redis may panic, above all about the TLS that it finds: Redis can fail no fetch.
-        let shared = caught(self.share(&seal, replaces)).await.unwrap_or(Err(Miss::Panicked));
-        let mut turn = match shared {
+        // The crate redis may panic, above all because of its TLS set-up. Redis must not make a fetch fail.
+        let shared = AssertUnwindSafe(self.share(&seal, replaces)).catch_unwind().await;
+        let lease = match shared.unwrap_or(Err(RedisFailure::Panicked)) {
             Ok(Shared::Token(token)) => return Ok(token),
-            Ok(Shared::Fetch(turn)) => Some(turn),
+            Ok(Shared::Fetch(lease)) => Some(lease),
             Err(reason) => {
-                warn!(%reason, "no access token from Redis: asking the token endpoint");
+                telemetry::sharing::bypassed(reason);
                 None
             }
         };
         let token = self.endpoint.request(&credentials).await?;
-        if let Some(turn) = &mut turn {
-            turn.bring(&token, &seal);
+        if let Some(lease) = lease {
+            lease.publish(&token, &seal);
         }
         Ok(token)
     }
 }
 
-/// The token of an entry, if it can be used and is newer than the one to be replaced. `left` is what is left of its
-/// life, by Redis's clock; like a token's own life, it counts from before the question was sent.
+/// The token of an entry, if it is usable and newer than the one to be replaced. `remaining` is its remaining lifetime by
+/// Redis's clock when the reply was made; it counts from `asked`, before the question was sent.
 ///
-/// A process that could not leave its new token in Redis may find one there that the API has refused: that one is
-/// older, so it ends sooner.
-fn adopt(unsealed: &Unsealed, left: Duration, asked: Moment, replaces: Option<&AccessToken>) -> Option<AccessToken> {
-    let life = unsealed.life;
-    let age = life.saturating_sub(left);
-    let token = AccessToken::adopted_at(asked, &unsealed.token, age, life).ok()?;
+/// If a process could not publish its new token, the entry may hold the token that the API refused. That one is older, so
+/// it expires sooner.
+fn adopt(
+    unsealed: &Unsealed,
+    remaining: Duration,
+    asked: Moment,
+    replaces: Option<&AccessToken>,
+) -> Option<AccessToken> {
+    let lifetime = unsealed.lifetime;
+    let age = lifetime.saturating_sub(remaining);
+    let token = AccessToken::aged_at(asked, &unsealed.token, age, lifetime).ok()?;
     let now = Moment::now();
-    let usable = token.remaining_at(now) > schedule::kept_back(life);
+    let usable = token.remaining_at(now) > expiry_margin(lifetime);
     let newer = replaces.is_none_or(|old| !old.is(&token) && old.remaining_at(now) < token.remaining_at(now));
     (usable && newer).then_some(token)
 }
 
-/// 100 ms, more or less by half, so that those who wait do not all ask at once. `random` lies in [0, 1).
+/// 100 ms with jitter of one half, so that waiting processes do not poll in step. `random` lies in [0, 1).
 fn poll_interval(random: f64) -> Duration {
     Duration::from_millis(100).mul_f64(0.5 + random)
 }
 
-/// What is left of the time that Redis may take.
-#[derive(Debug, Clone, Copy)]
-struct Budget(Duration);
-
-impl Budget {
-    async fn spend<T>(&mut self, work: impl Future<Output = Result<T, Miss>>) -> Result<T, Miss> {
-        let start = Instant::now();
-        let done = timeout(self.0, work).await.unwrap_or(Err(Miss::TooSlow));
-        self.0 = self.0.saturating_sub(start.elapsed());
-        done
-    }
+async fn before<T>(deadline: Instant, work: impl Future<Output = Result<T, RedisFailure>>) -> Result<T, RedisFailure> {
+    timeout_at(deadline, work).await.unwrap_or(Err(RedisFailure::TooSlow))
 }
 
 impl fmt::Debug for SharedSource {
@@ -228,6 +228,7 @@ impl fmt::Debug for SharedSource {
 }
 
 /// Settings of a [`SharedSource`].
+#[derive(Debug)]
 #[must_use]
 pub struct SharedSourceBuilder {
     endpoint: TokenEndpoint,
@@ -237,31 +238,31 @@ pub struct SharedSourceBuilder {
 }
 
 impl SharedSourceBuilder {
-    /// What the names of all keys in Redis begin with. Defaults to `osdatahub-auth`.
+    /// The prefix of all keys in Redis. Defaults to `osdatahub-auth`.
     ///
-    /// Processes share a token only if they have the same prefix. Projects need none of their own: they never share.
+    /// Processes share a token only if they have the same prefix. Projects do not need different ones: they never share.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
     }
 
-    /// How much Redis may add to one fetch, connecting included; 5 s at most. Defaults to 250 ms.
+    /// The time limit for Redis in one fetch, connecting included; 5 s at most. Defaults to 250 ms.
     ///
-    /// Beyond that the token endpoint is asked without it. Waiting for another process that fetches does not count.
+    /// After that the process asks the token endpoint without Redis. Waiting for another process's fetch does not count.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;
         self
     }
 
-    /// The source. Nothing is sent yet.
+    /// Builds the source. Sends nothing yet.
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if the Redis URL cannot be parsed, or is `rediss://` and the
-    /// crate [`redis`] has no TLS compiled in; if the prefix is empty; or if the time limit is zero, above 5 s, or more
-    /// than the endpoint's `request_timeout` leaves of the 30 s after which any fetch is given up.
+    /// crate [`redis`] has no TLS compiled in. Also if the prefix is empty, or if the time limit is zero or above 5 s. The
+    /// time limit and the endpoint's `request_timeout` together may not exceed 30 s, the limit of any fetch.
     pub fn build(self) -> Result<SharedSource, Error> {
         let url = self.redis_url.expose_secret();
-        // The crate's own error might quote the URL, which may hold a password.
+        // The crate's own error might quote the URL, which may contain a password.
         let redis = Client::open(url).map_err(|_| {
             Error::configuration(if url.starts_with("rediss://") || url.starts_with("valkeys://") {
                 "the redis_url cannot be used: rediss:// needs a TLS feature of the crate redis, such as tokio-rustls-comp"
@@ -270,35 +271,21 @@ impl SharedSourceBuilder {
                  in the password percent-encoded"
             })
         })?;
-        if self.prefix.is_empty() {
-            return Err(Error::configuration("the prefix of the keys in Redis is empty"));
-        }
-        if self.time_limit.is_zero() || self.time_limit > LONGEST_TIME_LIMIT {
-            return Err(Error::configuration(
-                "the time_limit for Redis has to be more than zero and 5 s at most",
-            ));
-        }
-        if self.time_limit + self.endpoint.request_timeout > schedule::FETCH_LIMIT {
-            return Err(Error::configuration(
-                "the time_limit for Redis and the endpoint's request_timeout have to be 30 s at most together",
-            ));
-        }
+        Error::unless(!self.prefix.is_empty(), "the prefix of the keys in Redis is empty")?;
+        Error::unless(
+            !self.time_limit.is_zero() && self.time_limit <= MAX_TIME_LIMIT,
+            "the time_limit for Redis has to be more than zero and 5 s at most",
+        )?;
+        Error::unless(
+            self.time_limit + self.endpoint.request_timeout <= MAX_FETCH_TIME,
+            "the time_limit for Redis and the endpoint's request_timeout have to be 30 s at most together",
+        )?;
         Ok(SharedSource {
             endpoint: self.endpoint,
             redis,
             prefix: self.prefix,
             time_limit: self.time_limit,
         })
-    }
-}
-
-impl fmt::Debug for SharedSourceBuilder {
-    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
-        f.debug_struct("SharedSourceBuilder")
-            .field("endpoint", &self.endpoint)
-            .field("prefix", &self.prefix)
-            .field("time_limit", &self.time_limit)
-            .finish_non_exhaustive()
     }
 }
 
@@ -311,11 +298,11 @@ mod tests {
     const LIFE: Duration = Duration::from_secs(299);
     const SECOND: Duration = Duration::from_secs(1);
 
-    /// An entry that another process sealed at the start of its token's life.
+    /// An entry that another process sealed at the start of its token's lifetime.
     fn entry(token: &str) -> Unsealed {
         Unsealed {
             token: token.to_owned().into(),
-            life: LIFE,
+            lifetime: LIFE,
             expires_at: Duration::ZERO,
         }
     }
@@ -337,13 +324,13 @@ mod tests {
 
     #[tokio::test(start_paused = true)]
     async fn what_no_manager_would_hand_out_is_not_adopted() {
-        // Of 299 s the last 9.97 are kept back.
+        // The expiry margin of 299 s is 9.97 s.
         assert!(adopt(&entry("t"), SECOND * 10, Moment::now(), None).is_some());
         for left in [Duration::from_millis(9_900), SECOND, Duration::ZERO] {
             assert!(adopt(&entry("t"), left, Moment::now(), None).is_none());
         }
         assert!(adopt(&entry("no token"), LIFE, Moment::now(), None).is_none());
-        // The answer itself may have taken too long.
+        // The reply itself may have taken too long.
         let asked = Moment::now();
         advance(SECOND).await;
         assert!(adopt(&entry("t"), SECOND * 10, asked, None).is_none());
@@ -352,8 +339,8 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn an_adopted_token_keeps_the_windows_of_its_whole_life() {
         let token = adopt(&entry("t"), SECOND * 100, Moment::now(), None).unwrap();
-        assert_eq!((token.life(), token.age_at_start()), (LIFE, SECOND * 199));
-        let left_at = |age: Duration| Moment::now().until(token.reaches(age));
+        assert_eq!((token.lifetime(), token.age_at_start()), (LIFE, SECOND * 199));
+        let left_at = |age: Duration| Moment::now().until(token.time_at_age(age));
         assert_eq!(left_at(SECOND * 224), SECOND * 25, "stale");
         assert_eq!(left_at(SECOND * 289), SECOND * 90, "unusable");
         assert_eq!(left_at(SECOND * 100), Duration::ZERO);
@@ -365,7 +352,7 @@ mod tests {
         assert!(adopted(held("other", SECOND * 50)).is_some());
         assert!(adopted(held("other", SECOND * 100)).is_none());
         assert!(adopted(held("other", SECOND * 150)).is_none());
-        // The very same, whatever is thought of its life.
+        // The same token, whatever its lifetime.
         assert!(adopted(held("t", SECOND * 50)).is_none());
     }
 
@@ -377,8 +364,8 @@ mod tests {
 
     #[test]
     fn waiting_for_others_leaves_time_for_an_attempt_of_ones_own() {
-        for (request_timeout, lease_time, patience) in [(5, 6, 7), (10, 11, 12), (20, 21, 4), (25, 26, 0)] {
-            let credentials = crate::ProjectCredentials::new("key", "secret").unwrap();
+        for (request_timeout, lease_ttl, max_wait) in [(5, 6, 7), (10, 11, 12), (20, 21, 4), (25, 26, 0)] {
+            let credentials = crate::credentials::ProjectCredentials::new("key", "secret").unwrap();
             let endpoint = TokenEndpoint::builder(credentials)
                 .request_timeout(SECOND * request_timeout)
                 .build()
@@ -388,8 +375,8 @@ mod tests {
                 .build()
                 .unwrap();
             assert_eq!(
-                (source.lease_time(), source.patience()),
-                (SECOND * lease_time, SECOND * patience)
+                (source.lease_ttl(), source.max_wait()),
+                (SECOND * lease_ttl, SECOND * max_wait)
             );
         }
     }

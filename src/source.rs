@@ -1,16 +1,16 @@
-//! Where a manager's tokens come from.
+//! The trait behind a manager: where its tokens come from.
 
 use std::sync::Arc;
 
 use async_trait::async_trait;
 
-use crate::{AccessToken, Error};
+use crate::{error::Error, token::AccessToken};
 
-/// Gets a new access token. [`TokenEndpoint`](crate::TokenEndpoint) asks OS; implement it for anything else, with the
-/// crate `async-trait`.
+/// A source of access tokens. [`TokenEndpoint`](crate::TokenEndpoint) asks OS. Implement this trait, with the crate
+/// `async-trait`, to get tokens from anywhere else.
 ///
-/// A source makes one attempt and says what came of it. The [`TokenManager`](crate::TokenManager) above it sees to the
-/// rest: one fetch at a time, when to try again, and giving up on a fetch after 30 s.
+/// A source makes one attempt and returns its result. The [`TokenManager`](crate::TokenManager) above it does the rest:
+/// single-flight, backoff, and a limit of 30 s for each fetch.
 ///
 /// ```
 /// use std::time::Duration;
@@ -36,11 +36,11 @@ use crate::{AccessToken, Error};
 pub trait TokenSource: Send + Sync + 'static {
     /// Fetches a token that is valid now.
     ///
-    /// `replaces` is the token that the manager wants replaced, because it is stale, unusable or refused by the API;
-    /// `None` when it has none. A source that shares tokens must not hand that very token out again.
+    /// `replaces` is the token that the manager wants to replace because it is stale, unusable or refused by the API.
+    /// It is `None` if the manager has no token. A source that shares tokens must not return that same token again.
     ///
     /// # Errors
-    /// Whatever kept it from getting one; the [kind](crate::ErrorKind) decides how soon it is tried again.
+    /// The reason why there is no token. Its [kind](crate::ErrorKind) decides how soon the manager tries again.
     async fn fetch(&self, replaces: Option<&AccessToken>) -> Result<AccessToken, Error>;
 }
 

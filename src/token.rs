@@ -1,75 +1,70 @@
-//! One access token, and how long it is good for.
+//! An access token and its lifetime.
 
 use std::{fmt, sync::Arc, time::Duration};
 
 use http::HeaderValue;
 
-use crate::{Error, ErrorKind, clock::Moment, schedule};
+use crate::error::{Error, ErrorKind};
+use crate::{clock::Moment, schedule::DAY};
 
 const SCHEME: &str = "Bearer ";
 
 /// An access token of the OS Data Hub.
 ///
-/// Cheap to clone: no copy of the token is made. `Debug` shows what is left of its life, never the token.
+/// Clones are cheap and share one copy of the secret. `Debug` shows the remaining lifetime, never the token.
 #[derive(Clone)]
 pub struct AccessToken(Arc<Token>);
 
 #[derive(Clone)]
 struct Token {
-    /// `Bearer …`, marked sensitive: the one copy of the token.
+    /// `Bearer …`, marked sensitive: the only copy of the token.
     header: HeaderValue,
-    /// When its life began to count for us.
+    /// The moment from which this process counts.
     start: Moment,
-    /// How much of it had passed by then: more than nothing for a token that another process has had for a while.
+    /// The token's age at `start`. Above zero if another process fetched it.
     age: Duration,
-    /// All of it.
-    life: Duration,
+    lifetime: Duration,
 }
 
 impl AccessToken {
-    /// A token whose life counts from now. For a user's own [`TokenSource`](crate::TokenSource).
+    /// A token whose lifetime starts now. For your own [`TokenSource`](crate::TokenSource).
     ///
-    /// A life of more than a day counts as a day. A life of zero makes a token that a manager takes for expired.
+    /// `expires_in` above a day counts as a day. A manager treats a token with `expires_in` zero as expired.
     ///
     /// # Errors
-    /// [`MalformedResponse`](ErrorKind::MalformedResponse) if the token is empty or has anything but visible ASCII in
-    /// it: a space or a line break would end up in a request's header.
+    /// [`MalformedResponse`](ErrorKind::MalformedResponse) if the token is empty or contains anything but visible ASCII. A
+    /// space or a line break would end up in a request's header.
     pub fn new(token: impl AsRef<str>, expires_in: Duration) -> Result<Self, Error> {
-        Self::issued_at(Moment::now(), token.as_ref(), expires_in)
+        Self::aged_at(Moment::now(), token.as_ref(), Duration::ZERO, expires_in)
     }
 
-    /// A token whose whole life counts from `start`.
-    pub(crate) fn issued_at(start: Moment, token: &str, life: Duration) -> Result<Self, Error> {
-        Self::adopted_at(start, token, Duration::ZERO, life)
-    }
-
-    /// A token that had this age at `start`, of all its life.
-    pub(crate) fn adopted_at(start: Moment, token: &str, age: Duration, life: Duration) -> Result<Self, Error> {
+    /// A token with this age at `start`. The age is zero for a token that this process fetched.
+    pub(crate) fn aged_at(start: Moment, token: &str, age: Duration, lifetime: Duration) -> Result<Self, Error> {
         if token.is_empty() || !token.bytes().all(|byte| byte.is_ascii_graphic()) {
             return Err(malformed());
         }
         let mut header = HeaderValue::try_from(format!("{SCHEME}{token}")).map_err(|_| malformed())?;
         header.set_sensitive(true);
-        // The first clone of a header value allocates the count that later clones share: do it here, not on the hot
-        // path.
+        // The first clone of a header value allocates the reference count that later clones share. Here, that is not on
+        // the hot path.
         let header = header.clone();
         Ok(Self(Arc::new(Token {
             header,
             start,
             age,
-            life: schedule::clamp_life(life),
+            lifetime: lifetime.min(DAY),
         })))
     }
 
-    /// The same token, of whose life `age` had already passed when it was made.
+    /// The same token with a lifetime that is shorter by `age`, for a token that was issued a while ago.
     #[must_use]
     pub fn with_age(mut self, age: Duration) -> Self {
         let token = Arc::make_mut(&mut self.0);
-        token.life = token.life.saturating_sub(age);
+        token.lifetime = token.lifetime.saturating_sub(age);
         self
     }
 
-    /// The token itself. Mind where it goes: whoever has it can use it.
+    /// The secret itself. Anyone who has it can use it until it expires.
     #[must_use]
     pub fn expose_secret(&self) -> &str {
         self.0
@@ -86,31 +81,30 @@ impl AccessToken {
         self.0.header.clone()
     }
 
-    /// How long until it expires, zero if it has.
+    /// The remaining lifetime; zero if the token has expired.
     #[must_use]
     pub fn remaining(&self) -> Duration {
         self.remaining_at(Moment::now())
     }
 
     pub(crate) fn remaining_at(&self, now: Moment) -> Duration {
-        now.until(self.reaches(self.0.life))
+        now.until(self.time_at_age(self.0.lifetime))
     }
 
-    /// When it reaches this age.
-    pub(crate) fn reaches(&self, age: Duration) -> Moment {
+    pub(crate) fn time_at_age(&self, age: Duration) -> Moment {
         self.0.start.after(age.saturating_sub(self.0.age))
     }
 
-    /// How old it was when we got it, as far as anybody has told.
+    /// Above zero for a token that another process fetched.
     pub(crate) fn age_at_start(&self) -> Duration {
         self.0.age
     }
 
-    pub(crate) fn life(&self) -> Duration {
-        self.0.life
+    pub(crate) fn lifetime(&self) -> Duration {
+        self.0.lifetime
     }
 
-    /// Whether both are the very same token, whatever is known of their lives.
+    /// Whether both are the same token, whatever their lifetimes.
     pub(crate) fn is(&self, other: &Self) -> bool {
         self.0.header == other.0.header
     }

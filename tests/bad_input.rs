@@ -1,4 +1,4 @@
-//! Settings that can't be meant: refused when they are made, named, and never quoted where they may be secret.
+//! Validation of settings. An error names the setting that is invalid, and never quotes a value that may be secret.
 
 use std::{ops::RangeInclusive, path::PathBuf, time::Duration};
 
@@ -12,21 +12,22 @@ fn credentials() -> ProjectCredentials {
     ProjectCredentials::new("key", "secret").unwrap()
 }
 
-struct NoSource;
+struct FailingSource;
 
 #[async_trait]
-impl TokenSource for NoSource {
+impl TokenSource for FailingSource {
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        Err(Error::new(ErrorKind::Unavailable, "no source"))
+        Err(Error::new(ErrorKind::Unavailable, "scripted"))
     }
 }
 
-/// `Configuration`, naming the setting and not its value.
+/// Asserts that the error is permanent and of the kind `Configuration`. It must name the setting, and not quote the
+/// secret.
 #[track_caller]
-fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, names: &str, secret: &str) {
+fn assert_rejected<T: std::fmt::Debug>(outcome: Result<T, Error>, setting: &str, secret: &str) {
     let error = outcome.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);
-    assert!(error.to_string().contains(names), "{names} in {error}");
+    assert!(error.to_string().contains(setting), "{error:?} should name {setting}");
     assert!(!error.is_transient());
     if !secret.is_empty() {
         assert!(!format!("{error} {error:?}").contains(secret), "{error:?}");
@@ -36,13 +37,13 @@ fn refused<T: std::fmt::Debug>(outcome: Result<T, Error>, names: &str, secret: &
 #[test]
 fn a_key_or_secret_that_cannot_be_sent_is_refused() {
     let new = |key: &str, secret: &str| ProjectCredentials::new(key, secret);
-    refused(new("", "secret"), "Project API Key", "secret");
-    refused(new("key", ""), "Project API Secret", "");
-    refused(new("canary:rest", "secret"), "Project API Key", "canary");
-    refused(new("canary\n", "secret"), "Project API Key", "canary");
-    refused(new("key", "canary\r\n"), "Project API Secret", "canary");
-    refused(new("key", "canary\0"), "Project API Secret", "canary");
-    refused(new("key", "canary\u{85}"), "Project API Secret", "canary");
+    assert_rejected(new("", "secret"), "Project API Key", "secret");
+    assert_rejected(new("key", ""), "Project API Secret", "");
+    assert_rejected(new("canary:rest", "secret"), "Project API Key", "canary");
+    assert_rejected(new("canary\n", "secret"), "Project API Key", "canary");
+    assert_rejected(new("key", "canary\r\n"), "Project API Secret", "canary");
+    assert_rejected(new("key", "canary\0"), "Project API Secret", "canary");
+    assert_rejected(new("key", "canary\u{85}"), "Project API Secret", "canary");
     assert!(new("key", "a:secret may have colons").is_ok());
 }
 
@@ -60,7 +61,7 @@ fn a_token_url_that_would_give_the_secret_away_is_refused() {
         ("http://:canary@127.0.0.1/", "canary"),
     ] {
         let endpoint = TokenEndpoint::builder(credentials()).token_url(url.parse().unwrap());
-        refused(endpoint.build(), "token_url", secret);
+        assert_rejected(endpoint.build(), "token_url", secret);
     }
     for url in [
         "http://127.0.0.1:1/t",
@@ -77,15 +78,15 @@ fn a_token_url_that_would_give_the_secret_away_is_refused() {
 fn a_request_timeout_of_zero_or_beyond_30_s_is_refused() {
     for limit in [Duration::ZERO, Duration::from_millis(30_001), Duration::MAX] {
         let endpoint = TokenEndpoint::builder(credentials()).request_timeout(limit);
-        refused(endpoint.build(), "request_timeout", "");
+        assert_rejected(endpoint.build(), "request_timeout", "");
     }
-    let longest = TokenEndpoint::builder(credentials()).request_timeout(Duration::from_secs(30));
-    assert!(longest.build().is_ok());
+    let maximum = TokenEndpoint::builder(credentials()).request_timeout(Duration::from_secs(30));
+    assert!(maximum.build().is_ok());
 }
 
 #[test]
 fn a_refresh_at_outside_its_bounds_or_backwards_is_refused() {
-    let bad: [RangeInclusive<f64>; 8] = [
+    let invalid: [RangeInclusive<f64>; 8] = [
         0.0..=0.5,
         -0.1..=0.5,
         0.5..=0.91,
@@ -95,23 +96,23 @@ fn a_refresh_at_outside_its_bounds_or_backwards_is_refused() {
         0.5..=f64::NAN,
         0.5..=f64::INFINITY,
     ];
-    for share in bad {
-        refused(
-            TokenManager::builder(NoSource).refresh_at(share).build(),
+    for share in invalid {
+        assert_rejected(
+            TokenManager::builder(FailingSource).refresh_at(share).build(),
             "refresh_at",
             "",
         );
     }
     for share in [0.5..=0.5, 0.001..=0.9] {
-        assert!(TokenManager::builder(NoSource).refresh_at(share).build().is_ok());
+        assert!(TokenManager::builder(FailingSource).refresh_at(share).build().is_ok());
     }
 }
 
 #[test]
 fn an_acquire_timeout_of_zero_is_refused_and_an_endless_one_is_no_trouble() {
-    let built = |limit| TokenManager::builder(NoSource).acquire_timeout(limit).build();
-    refused(built(Duration::ZERO), "acquire_timeout", "");
-    let tokens = built(Duration::MAX).unwrap();
+    let build_with = |limit| TokenManager::builder(FailingSource).acquire_timeout(limit).build();
+    assert_rejected(build_with(Duration::ZERO), "acquire_timeout", "");
+    let tokens = build_with(Duration::MAX).unwrap();
     let runtime = tokio::runtime::Builder::new_current_thread()
         .enable_all()
         .build()
@@ -129,9 +130,9 @@ fn an_origin_that_is_none_or_not_safe_is_refused() {
         ("https://user:canary@gateway.example/", "canary"),
         ("data:text/plain,canary", "canary"),
     ] {
-        let tokens = TokenManager::builder(NoSource).build().unwrap();
+        let tokens = TokenManager::builder(FailingSource).build().unwrap();
         let auth = BearerAuth::new(tokens).with_origin(origin.parse().unwrap());
-        refused(auth, "with_origin", secret);
+        assert_rejected(auth, "with_origin", secret);
     }
 }
 
@@ -150,22 +151,22 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
         async move { files.credentials().await }
     };
     assert!(read(&good, &good).await.is_ok());
-    let with_byte_order_mark = file("bom", "\u{feff}key\r\n".as_bytes());
-    assert!(read(&with_byte_order_mark, &good).await.is_ok());
-    refused(read(&PathBuf::from("/dev/null"), &good).await, "regular", "");
+    let with_bom = file("bom", "\u{feff}key\r\n".as_bytes());
+    assert!(read(&with_bom, &good).await.is_ok());
+    assert_rejected(read(&PathBuf::from("/dev/null"), &good).await, "regular", "");
     let missing = folder.join("missing");
-    refused(read(&missing, &good).await, "missing", "");
-    refused(read(&good, &missing).await, "missing", "canary");
-    refused(read(&good, &folder).await, &folder.display().to_string(), "canary");
-    refused(read(&file("empty", b""), &good).await, "empty", "");
-    refused(read(&good, &file("blank", b" \n")).await, "blank", "");
-    refused(
+    assert_rejected(read(&missing, &good).await, "missing", "");
+    assert_rejected(read(&good, &missing).await, "missing", "canary");
+    assert_rejected(read(&good, &folder).await, &folder.display().to_string(), "canary");
+    assert_rejected(read(&file("empty", b""), &good).await, "empty", "");
+    assert_rejected(read(&good, &file("blank", b" \n")).await, "blank", "");
+    assert_rejected(
         read(&good, &file("latin1", b"caf\xe9-canary")).await,
         "latin1",
         "canary",
     );
-    refused(read(&good, &file("long", &[b'x'; 5_000])).await, "long", "xxx");
-    refused(
+    assert_rejected(read(&good, &file("long", &[b'x'; 5_000])).await, "long", "xxx");
+    assert_rejected(
         read(&file("two-lines", b"canary\nmore"), &good).await,
         "Project API Key",
         "canary",
@@ -176,24 +177,24 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
 #[test]
 fn nothing_that_holds_a_secret_shows_it() {
     #[track_caller]
-    fn shows(it: &dyn std::fmt::Debug, expected: &str) {
-        let shown = format!("{it:?} {it:#?}");
+    fn assert_redacted(value: &dyn std::fmt::Debug, expected: &str) {
+        let shown = format!("{value:?} {value:#?}");
         assert!(!shown.contains("canary"), "{shown}");
-        assert!(shown.contains(expected), "{expected} in {shown}");
+        assert!(shown.contains(expected), "{shown} should contain {expected}");
     }
     let secret = ProjectCredentials::new("canary-key", "canary-secret").unwrap();
-    shows(&secret, "ProjectCredentials");
+    assert_redacted(&secret, "ProjectCredentials");
     let gateway = "https://gateway.example/token?key=canary-query".parse().unwrap();
     let endpoint = TokenEndpoint::builder(secret).token_url(gateway);
-    shows(&endpoint, "request_timeout: 5s");
+    assert_redacted(&endpoint, "request_timeout: 5s");
     let endpoint = endpoint.build().unwrap();
-    shows(&endpoint, "https://gateway.example/token");
+    assert_redacted(&endpoint, "https://gateway.example/token");
     let builder = TokenManager::builder(endpoint);
-    shows(&builder, "refresh_at: 0.75..=0.85");
+    assert_redacted(&builder, "refresh_at: 0.75..=0.85");
     let tokens = builder.build().unwrap();
-    shows(&tokens, "Missing");
-    shows(&tokens.status(), "Missing");
-    shows(&BearerAuth::new(tokens), "BearerAuth");
+    assert_redacted(&tokens, "Missing");
+    assert_redacted(&tokens.status(), "Missing");
+    assert_redacted(&BearerAuth::new(tokens), "BearerAuth");
 }
 
 #[test]
@@ -209,21 +210,21 @@ fn a_redis_url_prefix_or_time_limit_that_cannot_be_meant_is_refused() {
         ("redis://:canary@host:port", "canary"),
         ("redis://:canary@host/database", "canary"),
         ("https://:canary@host", "canary"),
-        // No TLS is compiled into the crate redis here.
+        // The tests build the crate `redis` without TLS.
         ("rediss://:canary@host", "canary"),
     ] {
-        refused(source(url).build(), "redis_url", secret);
+        assert_rejected(source(url).build(), "redis_url", secret);
     }
-    let set = |with: fn(SharedSourceBuilder) -> SharedSourceBuilder| with(source("redis://host")).build();
-    refused(set(|source| source.prefix("")), "prefix", "");
-    refused(set(|source| source.time_limit(Duration::ZERO)), "time_limit", "");
-    refused(
-        set(|source| source.time_limit(Duration::from_secs(6))),
+    let build_with = |set: fn(SharedSourceBuilder) -> SharedSourceBuilder| set(source("redis://host")).build();
+    assert_rejected(build_with(|source| source.prefix("")), "prefix", "");
+    assert_rejected(build_with(|source| source.time_limit(Duration::ZERO)), "time_limit", "");
+    assert_rejected(
+        build_with(|source| source.time_limit(Duration::from_secs(6))),
         "time_limit",
         "",
     );
-    let patient = TokenEndpoint::builder(credentials()).request_timeout(Duration::from_secs(30));
-    let patient = SharedSource::builder(patient.build().unwrap(), "redis://host").build();
-    refused(patient, "request_timeout", "");
-    assert!(set(|source| source.prefix("p").time_limit(Duration::from_secs(5))).is_ok());
+    let slow_endpoint = TokenEndpoint::builder(credentials()).request_timeout(Duration::from_secs(30));
+    let shared = SharedSource::builder(slow_endpoint.build().unwrap(), "redis://host").build();
+    assert_rejected(shared, "request_timeout", "");
+    assert!(build_with(|source| source.prefix("p").time_limit(Duration::from_secs(5))).is_ok());
 }

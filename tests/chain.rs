@@ -1,5 +1,5 @@
-//! The documented order, tracing → retry → BearerAuth → client, with the crates that people use for it. Over real
-//! sockets.
+//! The documented order of layers, tracing → retry → `BearerAuth` → client, with reqwest-tracing and reqwest-retry.
+//! Over real sockets.
 
 use std::time::Duration;
 
@@ -13,10 +13,11 @@ use reqwest_tracing::TracingMiddleware;
 
 const NAMES: &str = "/search/names/v1/find?query=Bath";
 
-/// Also repeats a request that was not sent for want of a token, if the want may pass.
-struct AlsoWithoutToken;
+/// Retry strategy that also retries a request that was not sent because there was no token, if that failure is
+/// transient.
+struct RetryWithoutToken;
 
-impl RetryableStrategy for AlsoWithoutToken {
+impl RetryableStrategy for RetryWithoutToken {
     fn handle(&self, result: &reqwest_middleware::Result<Response>) -> Option<Retryable> {
         match result {
             Err(error) if Error::find_in(error).is_some_and(Error::is_transient) => Some(Retryable::Transient),
@@ -44,8 +45,8 @@ async fn chain(strategy: impl RetryableStrategy + Send + Sync + 'static) -> (Fak
 async fn every_retry_carries_a_token() {
     let (hub, client) = chain(DefaultRetryableStrategy).await;
     hub.answer_path("/search/names/v1/find", FakeAnswer::new(503, ""));
-    let answer = client.get(hub.url(NAMES)).send().await.unwrap();
-    assert_eq!(answer.status(), 503);
+    let response = client.get(hub.url(NAMES)).send().await.unwrap();
+    assert_eq!(response.status(), 503);
     let received: Vec<_> = hub.received().into_iter().filter(|r| r.method == "GET").collect();
     assert_eq!(received.len(), 4);
     assert!(
@@ -61,28 +62,28 @@ async fn the_reason_is_found_behind_the_retry_layer_that_did_not_retry() {
     let (hub, client) = chain(DefaultRetryableStrategy).await;
     hub.fail(FakeAnswer::new(401, ""));
     let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
-    let reason = Error::find_in(&error).expect("ours is in the chain");
+    let reason = Error::find_in(&error).expect("the chain of causes should contain the library's error");
     assert_eq!(reason.kind(), ErrorKind::CredentialsRejected);
     assert_eq!(hub.api_requests(), 0);
 }
 
 #[tokio::test]
 async fn the_reason_is_found_behind_the_retry_layer_that_gave_up() {
-    let (hub, client) = chain(AlsoWithoutToken).await;
+    let (hub, client) = chain(RetryWithoutToken).await;
     hub.fail(FakeAnswer::new(503, ""));
     let error = client.get(hub.url(NAMES)).send().await.unwrap_err();
     assert!(error.to_string().contains("3 retries"), "{error}");
-    let reason = Error::find_in(&error).expect("ours is in the chain");
+    let reason = Error::find_in(&error).expect("the chain of causes should contain the library's error");
     assert_eq!(reason.kind(), ErrorKind::Unavailable);
     assert_eq!(hub.api_requests(), 0);
 }
 
 #[tokio::test]
 async fn a_retry_layer_that_asks_is_transient_outlasts_a_hiccup_of_the_token_endpoint() {
-    let (hub, client) = chain(AlsoWithoutToken).await;
+    let (hub, client) = chain(RetryWithoutToken).await;
     hub.fail_next(1, FakeAnswer::new(503, ""));
-    let answer = client.get(hub.url(NAMES)).send().await.unwrap();
-    assert_eq!(answer.status(), 200);
+    let response = client.get(hub.url(NAMES)).send().await.unwrap();
+    assert_eq!(response.status(), 200);
     assert_eq!(hub.token_posts(), 2);
 }
 

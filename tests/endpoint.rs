@@ -1,4 +1,5 @@
-//! The token endpoint: what it sends, what it makes of every answer. Over real sockets, in real time.
+//! [`TokenEndpoint`]: the request that it sends, and the result of every kind of response. Over real sockets, in real
+//! time.
 
 #[path = "common/raw.rs"]
 mod raw;
@@ -12,7 +13,7 @@ use std::{
 use osdatahub_auth::{
     AccessToken, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenSource,
 };
-use raw::{RawServer, http};
+use raw::{RawServer, http_response};
 use reqwest::{ClientBuilder, Proxy, Url, redirect};
 use tokio::{io::AsyncWriteExt, net::TcpListener, time::sleep};
 
@@ -27,19 +28,19 @@ fn credentials() -> ProjectCredentials {
     ProjectCredentials::new("key", "secret").unwrap()
 }
 
-/// What a token endpoint makes of this server.
+/// Fetches a token from this server.
 async fn fetch(server: &RawServer) -> Result<AccessToken, Error> {
     let endpoint = TokenEndpoint::builder(credentials()).token_url(server.url("/token"));
     endpoint.build().unwrap().fetch(None).await
 }
 
-/// What 200 with this body brings: the remaining life in whole seconds.
-async fn life(body: &str) -> Result<u64, Error> {
-    life_with("", body).await
+/// Remaining lifetime of the token in a 200 with this body, rounded to whole seconds.
+async fn lifetime(body: &str) -> Result<u64, Error> {
+    lifetime_with("", body).await
 }
 
-async fn life_with(headers: &str, body: &str) -> Result<u64, Error> {
-    let server = RawServer::saying(http(200, headers, body)).await;
+async fn lifetime_with(headers: &str, body: &str) -> Result<u64, Error> {
+    let server = RawServer::responding(http_response(200, headers, body)).await;
     let token = fetch(&server).await?;
     Ok((token.remaining() + Duration::from_millis(500)).as_secs())
 }
@@ -71,7 +72,7 @@ async fn one_post_with_basic_auth_a_form_and_an_accept() {
         "user-agent: osdatahub-auth/",
         "\r\n\r\ngrant_type=client_credentials",
     ] {
-        assert!(headers.contains(expected), "{expected} in {headers}");
+        assert!(headers.contains(expected), "{headers} should contain {expected}");
     }
 }
 
@@ -87,7 +88,7 @@ async fn every_shape_of_os_answer_is_a_token() {
         r#"{"access_token":"t","expires_in":"299","token_type":"Bearer","issued_at":null}"#,
         r#"{"refresh_count":"0","access_token":"t","expires_in":"299","token_type":"Bearer","scope":"","status":"approved","application_name":"x","developer.email":"a@b","client_id":"c","api_product_list_json":["a"]}"#,
     ] {
-        assert_eq!(life(body).await.expect(body), 299, "{body}");
+        assert_eq!(lifetime(body).await.expect(body), 299, "{body}");
     }
 }
 
@@ -105,17 +106,20 @@ async fn the_fake_hub_speaks_as_os_does() {
 
 #[tokio::test]
 async fn a_missing_expires_in_counts_as_240_s_and_a_huge_one_as_a_day() {
-    assert_eq!(life(r#"{"access_token":"t"}"#).await.unwrap(), 240);
-    assert_eq!(life(r#"{"access_token":"t","expires_in":null}"#).await.unwrap(), 240);
+    assert_eq!(lifetime(r#"{"access_token":"t"}"#).await.unwrap(), 240);
+    assert_eq!(
+        lifetime(r#"{"access_token":"t","expires_in":null}"#).await.unwrap(),
+        240
+    );
     for huge in ["86401", "18446744073709551615", "1e30", r#""1e300""#] {
         let body = format!(r#"{{"access_token":"t","expires_in":{huge}}}"#);
-        assert_eq!(life(&body).await.unwrap(), 86_400, "{huge}");
+        assert_eq!(lifetime(&body).await.unwrap(), 86_400, "{huge}");
     }
 }
 
 #[tokio::test]
 async fn an_impossible_expires_in_is_malformed() {
-    for bad in [
+    for expires_in in [
         "0",
         "-1",
         "-0.0",
@@ -134,8 +138,8 @@ async fn an_impossible_expires_in_is_malformed() {
         "1e400",
         "9520e-111",
     ] {
-        let body = format!(r#"{{"access_token":"t","expires_in":{bad},"token_type":"Bearer"}}"#);
-        assert_malformed(life(&body).await, &body);
+        let body = format!(r#"{{"access_token":"t","expires_in":{expires_in},"token_type":"Bearer"}}"#);
+        assert_malformed(lifetime(&body).await, &body);
     }
 }
 
@@ -159,9 +163,9 @@ async fn a_200_that_holds_no_token_is_malformed() {
         r#"{"access_token":"t","expires_in":"299""#,
         "\u{feff}{\"access_token\":\"t\"}",
     ] {
-        assert_malformed(life(body).await, body);
+        assert_malformed(lifetime(body).await, body);
     }
-    let server = RawServer::saying(&b"HTTP/1.1 204 No Content\r\n\r\n"[..]).await;
+    let server = RawServer::responding(&b"HTTP/1.1 204 No Content\r\n\r\n"[..]).await;
     assert_eq!(fetch(&server).await.unwrap_err().kind(), ErrorKind::MalformedResponse);
 }
 
@@ -172,19 +176,19 @@ async fn the_age_of_an_answer_is_taken_off_by_the_servers_own_clock() {
         format!("Date: {}\r\n", httpdate::fmt_http_date(at))
     };
     let body = r#"{"access_token":"t","expires_in":"299","issued_at":"1634663382000"}"#;
-    assert_eq!(life_with(&date(0), body).await.unwrap(), 299);
-    assert_eq!(life_with(&date(200), body).await.unwrap(), 99);
-    assert_eq!(life_with(&date(298), body).await.unwrap(), 1);
-    // Nonsense counts as no age at all.
-    assert_eq!(life_with(&date(299), body).await.unwrap(), 299);
-    assert_eq!(life_with(&date(86_400), body).await.unwrap(), 299);
-    assert_eq!(life_with("Date: yesterday\r\n", body).await.unwrap(), 299);
-    assert_eq!(life_with("", body).await.unwrap(), 299);
+    assert_eq!(lifetime_with(&date(0), body).await.unwrap(), 299);
+    assert_eq!(lifetime_with(&date(200), body).await.unwrap(), 99);
+    assert_eq!(lifetime_with(&date(298), body).await.unwrap(), 1);
+    // An impossible or unknown age counts as zero.
+    assert_eq!(lifetime_with(&date(299), body).await.unwrap(), 299);
+    assert_eq!(lifetime_with(&date(86_400), body).await.unwrap(), 299);
+    assert_eq!(lifetime_with("Date: yesterday\r\n", body).await.unwrap(), 299);
+    assert_eq!(lifetime_with("", body).await.unwrap(), 299);
     let later = r#"{"access_token":"t","expires_in":"299","issued_at":"1634663392000"}"#;
-    assert_eq!(life_with(&date(0), later).await.unwrap(), 299);
+    assert_eq!(lifetime_with(&date(0), later).await.unwrap(), 299);
     for issued_at in ["18446744073709551615", "-1", "1e300", r#""""#] {
         let body = format!(r#"{{"access_token":"t","expires_in":"299","issued_at":{issued_at}}}"#);
-        assert_eq!(life_with(&date(200), &body).await.unwrap(), 299, "{issued_at}");
+        assert_eq!(lifetime_with(&date(200), &body).await.unwrap(), 299, "{issued_at}");
     }
 }
 
@@ -193,24 +197,25 @@ const CANARY: &str = "canary-in-the-body";
 #[tokio::test]
 async fn every_refusal_has_its_kind_and_is_never_quoted() {
     use ErrorKind::{CredentialsRejected, RateLimited, RequestRejected, Unavailable};
-    let os = r#"{"ErrorCode":"invalid_client","Error":"Client credentials are invalid canary-in-the-body"}"#;
-    let rfc = r#"{"error":"invalid_client","error_description":"canary-in-the-body"}"#;
+    let os_error = r#"{"ErrorCode":"invalid_client","Error":"Client credentials are invalid canary-in-the-body"}"#;
+    let oauth_error = r#"{"error":"invalid_client","error_description":"canary-in-the-body"}"#;
     let fault =
         r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.InvalidClientIdentifier"}}}"#;
-    let client = r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.invalid_client-invalid_client_id"}}}"#;
-    let grant = r#"{"ErrorCode":"invalid_request","Error":"Required param : grant_type canary-in-the-body"}"#;
+    let unknown_client = r#"{"fault":{"faultstring":"canary-in-the-body","detail":{"errorcode":"oauth.v2.invalid_client-invalid_client_id"}}}"#;
+    let missing_grant_type =
+        r#"{"ErrorCode":"invalid_request","Error":"Required param : grant_type canary-in-the-body"}"#;
     let html = "<html><title>canary-in-the-body</title></html>";
     for (status, body, kind) in [
-        (401, os, CredentialsRejected),
-        (401, rfc, CredentialsRejected),
+        (401, os_error, CredentialsRejected),
+        (401, oauth_error, CredentialsRejected),
         (401, fault, CredentialsRejected),
         (401, html, CredentialsRejected),
         (401, "", CredentialsRejected),
-        (400, os, CredentialsRejected),
-        (400, rfc, CredentialsRejected),
+        (400, os_error, CredentialsRejected),
+        (400, oauth_error, CredentialsRejected),
         (400, fault, CredentialsRejected),
-        (400, client, CredentialsRejected),
-        (400, grant, RequestRejected),
+        (400, unknown_client, CredentialsRejected),
+        (400, missing_grant_type, RequestRejected),
         (400, html, RequestRejected),
         (400, "", RequestRejected),
         (403, html, RequestRejected),
@@ -227,7 +232,7 @@ async fn every_refusal_has_its_kind_and_is_never_quoted() {
         (503, "", Unavailable),
         (599, "", Unavailable),
     ] {
-        let server = RawServer::saying(http(status, "", body)).await;
+        let server = RawServer::responding(http_response(status, "", body)).await;
         let error = fetch(&server).await.unwrap_err();
         assert_eq!(error.kind(), kind, "{status} {body}");
         assert!(error.to_string().contains(&status.to_string()), "{error}");
@@ -250,7 +255,7 @@ async fn retry_after_is_read_as_seconds_and_as_a_date_by_the_servers_own_clock()
         ("", None),
     ] {
         for status in [429, 503] {
-            let server = RawServer::saying(http(status, &format!("{date}{headers}"), "")).await;
+            let server = RawServer::responding(http_response(status, &format!("{date}{headers}"), "")).await;
             let error = fetch(&server).await.unwrap_err();
             assert_eq!(error.retry_after().map(|wait| wait.as_secs()), wait, "{headers}");
         }
@@ -259,10 +264,10 @@ async fn retry_after_is_read_as_seconds_and_as_a_date_by_the_servers_own_clock()
 
 #[tokio::test]
 async fn a_redirect_is_never_followed_whatever_the_client_says() {
-    let elsewhere = RawServer::saying(http(200, "", r#"{"access_token":"stolen"}"#)).await;
+    let redirect_target = RawServer::responding(http_response(200, "", r#"{"access_token":"stolen"}"#)).await;
     for status in [301, 302, 303, 307, 308] {
-        let location = format!("Location: {}\r\n", elsewhere.url("/"));
-        let server = RawServer::saying(http(status, &location, "")).await;
+        let location = format!("Location: {}\r\n", redirect_target.url("/"));
+        let server = RawServer::responding(http_response(status, &location, "")).await;
         let error = TokenEndpoint::builder(credentials())
             .token_url(server.url("/"))
             .http_client(ClientBuilder::new().redirect(redirect::Policy::limited(10)))
@@ -274,13 +279,13 @@ async fn a_redirect_is_never_followed_whatever_the_client_says() {
         assert_eq!(error.kind(), ErrorKind::RequestRejected);
         assert!(error.to_string().contains("redirects are not followed"), "{error}");
     }
-    assert_eq!(elsewhere.connections(), 0);
+    assert_eq!(redirect_target.connections(), 0);
 }
 
 #[tokio::test]
 async fn a_loopback_endpoint_is_never_called_through_a_proxy() {
     let hub = FakeDataHub::start().await.unwrap();
-    let proxy = RawServer::saying(http(502, "", "")).await;
+    let proxy = RawServer::responding(http_response(502, "", "")).await;
     let client = ClientBuilder::new().proxy(Proxy::all(proxy.url("/")).unwrap());
     let endpoint = TokenEndpoint::builder(hub.credentials())
         .token_url(hub.token_url())
@@ -293,21 +298,21 @@ async fn a_loopback_endpoint_is_never_called_through_a_proxy() {
 
 #[tokio::test]
 async fn no_connection_is_kept_between_refreshes() {
-    let answer = http(
+    let response = http_response(
         200,
         "Connection: keep-alive\r\n",
         r#"{"access_token":"t","expires_in":"299"}"#,
     );
-    let closed = Arc::new(Mutex::new(0));
-    let counted = closed.clone();
+    let closed_connections = Arc::new(Mutex::new(0));
+    let counter = closed_connections.clone();
     let server = RawServer::start(move |mut stream, _| {
-        let (answer, counted) = (answer.clone(), counted.clone());
+        let (response, counter) = (response.clone(), counter.clone());
         async move {
-            stream.write_all(&answer).await.unwrap();
+            stream.write_all(&response).await.unwrap();
             let mut byte = [0];
             let read = tokio::io::AsyncReadExt::read(&mut stream, &mut byte).await;
-            assert_eq!(read.unwrap(), 0, "the client closes");
-            *counted.lock().unwrap() += 1;
+            assert_eq!(read.unwrap(), 0, "the client should close the connection");
+            *counter.lock().unwrap() += 1;
         }
     })
     .await;
@@ -319,24 +324,25 @@ async fn no_connection_is_kept_between_refreshes() {
     endpoint.fetch(None).await.unwrap();
     assert_eq!(server.connections(), 2);
     let start = Instant::now();
-    while *closed.lock().unwrap() < 2 {
+    while *closed_connections.lock().unwrap() < 2 {
         assert!(start.elapsed() < Duration::from_secs(5));
         sleep(Duration::from_millis(5)).await;
     }
 }
 
-/// A connection that was kept is closed just when the next request comes on it: the race that a pool loses.
+/// The race that a connection pool can lose: the server closes an idle connection just as the client sends the next
+/// request over it.
 #[tokio::test]
 async fn a_connection_that_the_endpoint_closes_between_refreshes_is_not_missed() {
-    let answer = http(
+    let response = http_response(
         200,
         "Connection: keep-alive\r\nKeep-Alive: timeout=60\r\n",
         r#"{"access_token":"t","expires_in":"299"}"#,
     );
     let server = RawServer::start(move |mut stream, _| {
-        let answer = answer.clone();
+        let response = response.clone();
         async move {
-            stream.write_all(&answer).await.unwrap();
+            stream.write_all(&response).await.unwrap();
             let _ = tokio::io::AsyncReadExt::read(&mut stream, &mut [0; 4096]).await;
         }
     })
@@ -351,12 +357,15 @@ async fn a_connection_that_the_endpoint_closes_between_refreshes_is_not_missed()
 
 #[tokio::test]
 async fn an_answer_is_read_to_64_kib_and_no_further() {
-    let of_length = |length: usize| format!(r#"{{"access_token":"t"{:1$}"#, "}", length - 19);
-    assert_eq!(of_length(64 * 1024).len(), 64 * 1024);
-    assert_eq!(life(&of_length(64 * 1024)).await.unwrap(), 240);
-    assert_malformed(life(&of_length(64 * 1024 + 1)).await, "a byte too many");
+    let body_of_length = |length: usize| format!(r#"{{"access_token":"t"{:1$}"#, "}", length - 19);
+    assert_eq!(body_of_length(64 * 1024).len(), 64 * 1024);
+    assert_eq!(lifetime(&body_of_length(64 * 1024)).await.unwrap(), 240);
+    assert_malformed(
+        lifetime(&body_of_length(64 * 1024 + 1)).await,
+        "a body of 64 KiB and one byte",
+    );
 
-    // One that never ends is over soon.
+    // A body that never ends is rejected as soon as it passes the limit.
     let endless = RawServer::start(|mut stream, _| async move {
         let _ = stream.write_all(b"HTTP/1.1 200 OK\r\n\r\n").await;
         while stream.write_all(&[b' '; 16 * 1024]).await.is_ok() {}
@@ -390,15 +399,15 @@ async fn a_cut_connection_is_unavailable() {
         b"HTTP/1.",
         b"HTTP/1.1 200 OK\r\nContent-Le",
         b"HTTP/1.1 200 OK\r\nContent-Length: 100\r\n\r\n{\"access_token\":\"t\"",
-        // A TLS port's alert at being spoken to in clear text.
+        // The alert that a TLS server sends when it gets a plain HTTP request.
         b"\x15\x03\x01\x00\x02\x02\x46",
     ] {
         let reset = RawServer::start(move |mut stream, _| async move {
             stream.write_all(cut).await.unwrap();
-            // Closes with RST, at once.
+            // Makes closing the socket send RST.
             stream.set_zero_linger().unwrap();
         });
-        for server in [RawServer::saying(cut).await, reset.await] {
+        for server in [RawServer::responding(cut).await, reset.await] {
             let error = fetch(&server).await.unwrap_err();
             assert_eq!(error.kind(), ErrorKind::Unavailable, "{cut:?}");
             assert!(error.source().is_some());
@@ -421,7 +430,7 @@ async fn a_refused_connection_and_a_name_that_does_not_exist_are_unavailable() {
         let error = endpoint.fetch(None).await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let shown = format!("{error} {error:?}");
-        assert!(shown.contains("refused"), "the cause is there: {shown}");
+        assert!(shown.contains("refused"), "{shown} should name the cause");
     }
     let endpoint = TokenEndpoint::builder(credentials())
         .token_url("https://no-such-host.invalid/".parse().unwrap())
@@ -434,7 +443,7 @@ async fn a_refused_connection_and_a_name_that_does_not_exist_are_unavailable() {
 
 #[tokio::test]
 async fn a_tls_port_that_speaks_clear_text_is_unavailable() {
-    let server = RawServer::saying(http(200, "", r#"{"access_token":"t"}"#)).await;
+    let server = RawServer::responding(http_response(200, "", r#"{"access_token":"t"}"#)).await;
     let mut url = server.url("/");
     url.set_scheme("https").unwrap();
     let endpoint = TokenEndpoint::builder(credentials()).token_url(url).build().unwrap();
@@ -460,7 +469,7 @@ async fn a_hanging_endpoint_times_out_after_the_request_timeout() {
 #[tokio::test]
 async fn a_byte_at_a_time_does_not_outwit_the_time_limit() {
     let server = RawServer::start(|mut stream, _| async move {
-        for byte in http(200, "", r#"{"access_token":"t","expires_in":"299"}"#) {
+        for byte in http_response(200, "", r#"{"access_token":"t","expires_in":"299"}"#) {
             if stream.write_all(&[byte]).await.is_err() {
                 return;
             }

@@ -1,4 +1,5 @@
-//! What the fake Data Hub does for the pages of other origins, and for whole folders of paths.
+//! The fake Data Hub's CORS support, which lets pages of other origins call its APIs, and its handlers for path
+//! prefixes.
 
 use osdatahub_auth::{FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager};
 use reqwest::{Client, Method, Response, StatusCode};
@@ -33,8 +34,8 @@ async fn preflight(client: &Client, hub: &FakeDataHub, path: &str) -> Response {
     request.send().await.unwrap()
 }
 
-fn allowed_origin(answer: &Response) -> Option<&str> {
-    Some(answer.headers().get("Access-Control-Allow-Origin")?.to_str().unwrap())
+fn allowed_origin(response: &Response) -> Option<&str> {
+    Some(response.headers().get("Access-Control-Allow-Origin")?.to_str().unwrap())
 }
 
 #[tokio::test]
@@ -49,21 +50,21 @@ async fn a_page_of_any_origin_may_read_what_apis_answer_refusals_included() {
         ("/search/names/v1/find", bearer.as_str(), 200),
         ("/search/refused", bearer.as_str(), 401),
     ] {
-        let answer = get(&client, &hub, path, authorization).await;
-        assert_eq!(answer.status(), status, "{path}");
-        assert_eq!(allowed_origin(&answer), Some("*"), "{path}");
+        let response = get(&client, &hub, path, authorization).await;
+        assert_eq!(response.status(), status, "{path}");
+        assert_eq!(allowed_origin(&response), Some("*"), "{path}");
     }
 }
 
 #[tokio::test]
 async fn a_preflight_needs_no_token_and_does_not_count_as_an_api_request() {
     let (hub, client) = start().await;
-    let answer = preflight(&client, &hub, TILE).await;
-    assert_eq!(answer.status(), 200);
-    assert_eq!(allowed_origin(&answer), Some("*"));
-    assert_eq!(answer.headers()["Access-Control-Allow-Headers"], "authorization");
+    let response = preflight(&client, &hub, TILE).await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(allowed_origin(&response), Some("*"));
+    assert_eq!(response.headers()["Access-Control-Allow-Headers"], "authorization");
     assert_eq!(hub.api_requests(), 0);
-    assert_eq!(hub.received().len(), 1, "but it shows");
+    assert_eq!(hub.received().len(), 1, "a preflight should be recorded");
 }
 
 #[tokio::test]
@@ -74,19 +75,19 @@ async fn an_options_request_that_is_no_preflight_wants_a_token_like_any_other() 
         assert_eq!(request.send().await.unwrap().status(), 401, "{header}");
     }
     assert_eq!(hub.api_requests(), 3);
-    let answer = preflight(&client, &hub, "/").await;
-    assert_eq!(allowed_origin(&answer), None, "the landing page is no API");
+    let response = preflight(&client, &hub, "/").await;
+    assert_eq!(allowed_origin(&response), None, "the landing page is not an API path");
 }
 
 #[tokio::test]
 async fn no_page_may_read_what_the_token_endpoint_answers() {
     let (hub, client) = start().await;
     let path = hub.token_url().path().to_owned();
-    let answer = preflight(&client, &hub, &path).await;
-    assert_eq!(answer.status(), 405);
-    assert_eq!(allowed_origin(&answer), None);
-    let answer = client.post(hub.token_url()).header("Origin", ORIGIN);
-    assert_eq!(allowed_origin(&answer.send().await.unwrap()), None);
+    let response = preflight(&client, &hub, &path).await;
+    assert_eq!(response.status(), 405);
+    assert_eq!(allowed_origin(&response), None);
+    let request = client.post(hub.token_url()).header("Origin", ORIGIN);
+    assert_eq!(allowed_origin(&request.send().await.unwrap()), None);
 }
 
 #[tokio::test]
@@ -94,14 +95,14 @@ async fn a_folder_is_answered_by_a_function_after_the_bearer_check() {
     let (hub, client) = start().await;
     let bearer = bearer(&hub).await;
     hub.answer_under("/maps/raster/", |request| FakeAnswer::new(200, request.path.clone()));
-    let answer = get(&client, &hub, &format!("{TILE}?a=b"), &bearer).await;
-    assert_eq!(answer.text().await.unwrap(), format!("{TILE}?a=b"));
-    let answer = get(&client, &hub, TILE, "Bearer nonsense").await;
-    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
-    assert!(answer.headers().contains_key("WWW-Authenticate"));
+    let response = get(&client, &hub, &format!("{TILE}?a=b"), &bearer).await;
+    assert_eq!(response.text().await.unwrap(), format!("{TILE}?a=b"));
+    let response = get(&client, &hub, TILE, "Bearer nonsense").await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
+    assert!(response.headers().contains_key("WWW-Authenticate"));
     hub.revoke_all();
-    let answer = get(&client, &hub, TILE, &bearer).await;
-    assert_eq!(answer.status(), StatusCode::UNAUTHORIZED);
+    let response = get(&client, &hub, TILE, &bearer).await;
+    assert_eq!(response.status(), StatusCode::UNAUTHORIZED);
 }
 
 #[tokio::test]
@@ -127,10 +128,10 @@ async fn an_answers_own_word_on_who_may_read_it_stands() {
     hub.answer_under("/maps/", |_| {
         FakeAnswer::new(200, "").with_header("Access-Control-Allow-Origin", "https://one.example")
     });
-    let answer = get(&client, &hub, TILE, &bearer).await;
-    assert_eq!(allowed_origin(&answer), Some("https://one.example"));
+    let response = get(&client, &hub, TILE, &bearer).await;
+    assert_eq!(allowed_origin(&response), Some("https://one.example"));
     assert_eq!(
-        answer.headers().get_all("Access-Control-Allow-Origin").iter().count(),
+        response.headers().get_all("Access-Control-Allow-Origin").iter().count(),
         1
     );
 }
@@ -139,15 +140,15 @@ async fn an_answers_own_word_on_who_may_read_it_stands() {
 async fn a_function_may_ask_the_hub_and_its_panic_ends_no_more_than_its_connection() {
     let (hub, client) = start().await;
     let hub = std::sync::Arc::new(hub);
-    let asked = std::sync::Arc::downgrade(&hub);
+    let weak_hub = std::sync::Arc::downgrade(&hub);
     let bearer = bearer(&hub).await;
     hub.answer_under("/maps/", move |request| {
-        assert!(!request.path.ends_with("panic"), "as it was asked to");
-        let posts = asked.upgrade().map_or(0, |hub| hub.token_posts());
+        assert!(!request.path.ends_with("panic"), "scripted panic");
+        let posts = weak_hub.upgrade().map_or(0, |hub| hub.token_posts());
         FakeAnswer::new(200, posts.to_string())
     });
-    let answer = get(&client, &hub, "/maps/1", &bearer).await;
-    assert_eq!(answer.text().await.unwrap(), "1");
+    let response = get(&client, &hub, "/maps/1", &bearer).await;
+    assert_eq!(response.text().await.unwrap(), "1");
     let panicked = client.get(hub.url("/maps/panic")).header("Authorization", &bearer);
     panicked.send().await.unwrap_err();
     assert_eq!(get(&client, &hub, "/maps/1", &bearer).await.status(), 200);

@@ -1,15 +1,15 @@
-//! The states of a token, and what they cost: in paused time, with a source inside the process.
+//! The states of a token, and the number of POSTs that they cost. In paused time, with an in-process source.
 
 mod common;
 
 use std::time::Duration;
 
-use common::{Answer, KINDS, LIFE, Source, millis, secs};
+use common::{KINDS, LIFETIME, Outcome, Source, millis, secs};
 use osdatahub_auth::{AccessToken, ErrorKind, TokenManager, TokenState};
 use tokio::time::{Instant, advance, sleep, timeout};
 
-/// To the second: the wall clock, which nobody can pause, has its say in a token's age.
-fn whole(duration: Duration) -> Duration {
+/// Rounds to whole seconds: a token's age also depends on the wall clock, which tokio cannot pause.
+fn rounded(duration: Duration) -> Duration {
     Duration::from_secs_f64(duration.as_secs_f64().round())
 }
 
@@ -38,7 +38,7 @@ async fn a_299_s_token_costs_at_most_3_posts_in_600_s_at_one_caller_a_second() {
 
 #[tokio::test(start_paused = true)]
 async fn ten_thousand_callers_without_a_token_cost_one_post() {
-    let source = Source::new(|_| Answer::token(LIFE).after(secs(2)));
+    let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(2)));
     let tokens = source.manager();
     let callers: Vec<_> = (0..10_000)
         .map(|_| {
@@ -56,7 +56,7 @@ async fn ten_thousand_callers_without_a_token_cost_one_post() {
 
 #[tokio::test(start_paused = true)]
 async fn nobody_waits_for_a_slow_refresh_while_the_token_is_stale() {
-    let source = Source::new(|_| Answer::token(LIFE).after(secs(4)));
+    let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(4)));
     let tokens = source.manager();
     let first = tokens.token().await.unwrap();
     sleep(secs(251)).await;
@@ -75,7 +75,7 @@ async fn nobody_waits_for_a_slow_refresh_while_the_token_is_stale() {
 #[tokio::test(start_paused = true)]
 async fn a_token_turns_stale_within_its_window_and_unusable_at_289_s() {
     for _ in 0..50 {
-        let source = Source::new(|_| Answer::token(LIFE));
+        let source = Source::new(|_| Outcome::token(LIFETIME));
         let tokens = source.manager();
         let issued = Instant::now();
         tokens.token().await.unwrap();
@@ -90,7 +90,7 @@ async fn a_token_turns_stale_within_its_window_and_unusable_at_289_s() {
         let unusable = issued.elapsed().as_secs_f64();
         assert!((289.0..=289.2).contains(&unusable), "unusable at {unusable} s");
         assert_eq!(tokens.status().state, TokenState::Unusable);
-        assert_eq!(source.count(), 1, "looking costs nothing");
+        assert_eq!(source.count(), 1, "reading the status should not start a fetch");
     }
 }
 
@@ -108,13 +108,13 @@ async fn the_moment_of_renewal_is_drawn_for_each_token() {
 
 #[tokio::test(start_paused = true)]
 async fn refresh_at_moves_the_moment_of_renewal() {
-    let source = Source::new(|_| Answer::token(secs(100)));
+    let source = Source::new(|_| Outcome::token(secs(100)));
     let tokens = TokenManager::builder(source.clone())
         .refresh_at(0.5..=0.5)
         .build()
         .unwrap();
     tokens.token().await.unwrap();
-    assert_eq!(tokens.status().next_attempt.map(whole), Some(secs(50)));
+    assert_eq!(tokens.status().next_attempt.map(rounded), Some(secs(50)));
 }
 
 #[tokio::test(start_paused = true)]
@@ -133,70 +133,83 @@ async fn an_unusable_token_makes_callers_wait_for_one_refresh() {
 
 #[tokio::test(start_paused = true)]
 async fn a_life_counts_from_when_the_fetch_began() {
-    let source = Source::new(|_| Answer::token(LIFE).after(secs(20)));
+    let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(20)));
     let tokens = TokenManager::builder(source).acquire_timeout(secs(30)).build().unwrap();
-    assert_eq!(whole(tokens.token().await.unwrap().remaining()), secs(279));
+    assert_eq!(rounded(tokens.token().await.unwrap().remaining()), secs(279));
 }
 
 #[tokio::test(start_paused = true)]
 async fn every_lifetime_is_cached_and_none_makes_a_hot_loop() {
-    for life in [millis(300), secs(1), secs(2), secs(5), secs(20), secs(60), secs(3600)] {
-        let source = Source::new(move |_| Answer::token(life));
+    for lifetime in [millis(300), secs(1), secs(2), secs(5), secs(20), secs(60), secs(3600)] {
+        let source = Source::new(move |_| Outcome::token(lifetime));
         let tokens = source.manager();
         let start = Instant::now();
-        let run = (life * 10).max(secs(20));
+        let run = (lifetime * 10).max(secs(20));
         while start.elapsed() < run {
             let token = tokens.token().await.unwrap();
-            assert!(!token.remaining().is_zero(), "{life:?}: expired token handed out");
+            assert!(
+                !token.remaining().is_zero(),
+                "{lifetime:?}: an expired token was handed out"
+            );
             sleep(millis(50)).await;
         }
         let fetches = source.fetches();
         for pair in fetches.windows(2) {
-            assert!(pair[1].started - pair[0].started >= secs(1), "{life:?}: too soon");
+            assert!(
+                pair[1].started - pair[0].started >= secs(1),
+                "{lifetime:?}: the next fetch came too soon"
+            );
         }
-        // A token is used for at least 0.75 of its life, or a second.
-        let most = 1 + run.as_millis() / life.mul_f64(0.75).max(secs(1)).as_millis();
-        assert!(fetches.len() as u128 <= most, "{life:?}: {} POSTs", fetches.len());
+        // A token is used for at least 0.75 of its lifetime, or for a second.
+        let max_fetches = 1 + run.as_millis() / lifetime.mul_f64(0.75).max(secs(1)).as_millis();
+        assert!(
+            fetches.len() as u128 <= max_fetches,
+            "{lifetime:?}: {} POSTs",
+            fetches.len()
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn no_token_is_handed_out_past_its_end_however_short_its_life() {
-    for life in [millis(300), secs(1), secs(5), secs(10), secs(20), secs(60), LIFE] {
+    for lifetime in [millis(300), secs(1), secs(5), secs(10), secs(20), secs(60), LIFETIME] {
         let source = Source::new(move |n| match n {
-            1 => Answer::token(life),
-            _ => Answer::failure(ErrorKind::Unavailable),
+            1 => Outcome::token(lifetime),
+            _ => Outcome::failure(ErrorKind::Unavailable),
         });
         let tokens = source.manager();
         let start = Instant::now();
         let mut served_until = Duration::ZERO;
-        while start.elapsed() < life * 2 {
+        while start.elapsed() < lifetime * 2 {
             if tokens.current().is_some() {
                 served_until = start.elapsed();
             }
             if let Ok(Ok(token)) = timeout(millis(1), tokens.token()).await {
-                assert!(!token.remaining().is_zero(), "{life:?}");
+                assert!(!token.remaining().is_zero(), "{lifetime:?}");
                 served_until = start.elapsed();
             }
             sleep(millis(10)).await;
         }
-        assert!(served_until < life, "{life:?} served for {served_until:?}");
-        assert!(served_until > life.mul_f64(0.8), "{life:?} served for {served_until:?}");
+        assert!(served_until < lifetime, "{lifetime:?} served for {served_until:?}");
+        assert!(
+            served_until > lifetime.mul_f64(0.8),
+            "{lifetime:?} served for {served_until:?}"
+        );
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_huge_life_counts_as_a_day() {
-    let source = Source::new(|_| Answer::token(Duration::MAX));
+    let source = Source::new(|_| Outcome::token(Duration::MAX));
     let tokens = source.manager();
-    assert_eq!(whole(tokens.token().await.unwrap().remaining()), secs(86_400));
+    assert_eq!(rounded(tokens.token().await.unwrap().remaining()), secs(86_400));
     assert!(tokens.status().next_attempt.unwrap() < secs(86_400));
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_token_that_is_unusable_when_it_comes_is_a_failed_refresh() {
-    for life in [Duration::ZERO, secs(3)] {
-        let source = Source::new(move |_| Answer::exactly(AccessToken::new("t", life).unwrap().with_age(secs(3))));
+    for lifetime in [Duration::ZERO, secs(3)] {
+        let source = Source::new(move |_| Outcome::exactly(AccessToken::new("t", lifetime).unwrap().with_age(secs(3))));
         let tokens = source.manager();
         let error = tokens.token().await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::MalformedResponse);
@@ -207,18 +220,22 @@ async fn a_token_that_is_unusable_when_it_comes_is_a_failed_refresh() {
 
 #[tokio::test(start_paused = true)]
 async fn token_lasting_renews_ahead_of_time_but_never_for_more_than_half_a_life() {
-    let source = Source::new(|_| Answer::token(secs(300)));
+    let source = Source::new(|_| Outcome::token(secs(300)));
     let tokens = source.manager();
     let lasting = |at_least| {
         let tokens = tokens.clone();
-        async move { whole(tokens.token_lasting(at_least).await.unwrap().remaining()) }
+        async move { rounded(tokens.token_lasting(at_least).await.unwrap().remaining()) }
     };
     assert_eq!(lasting(secs(1_000)).await, secs(300));
     assert_eq!(source.count(), 1);
     advance(secs(140)).await;
-    assert_eq!(lasting(Duration::MAX).await, secs(160), "still more than half");
+    assert_eq!(
+        lasting(Duration::MAX).await,
+        secs(160),
+        "160 s is still more than half of the lifetime"
+    );
     advance(secs(20)).await;
-    assert_eq!(lasting(secs(100)).await, secs(140), "140 s are enough for 100 s");
+    assert_eq!(lasting(secs(100)).await, secs(140), "140 s is enough for 100 s");
     assert_eq!(source.count(), 1);
     assert_eq!(lasting(secs(145)).await, secs(300));
     assert_eq!(source.count(), 2);
@@ -227,15 +244,15 @@ async fn token_lasting_renews_ahead_of_time_but_never_for_more_than_half_a_life(
 #[tokio::test(start_paused = true)]
 async fn token_lasting_fails_rather_than_hand_out_less_but_token_still_serves() {
     let source = Source::new(|n| match n {
-        1 => Answer::token(secs(300)),
-        _ => Answer::failure(ErrorKind::Unavailable),
+        1 => Outcome::token(secs(300)),
+        _ => Outcome::failure(ErrorKind::Unavailable),
     });
     let tokens = source.manager();
     tokens.token().await.unwrap();
     advance(secs(200)).await;
     let error = tokens.token_lasting(secs(150)).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert_eq!(whole(tokens.token().await.unwrap().remaining()), secs(100));
+    assert_eq!(rounded(tokens.token().await.unwrap().remaining()), secs(100));
 }
 
 #[tokio::test(start_paused = true)]
@@ -256,23 +273,27 @@ async fn keep_warm_renews_without_traffic_until_the_guard_is_dropped() {
     let tokens = source.manager();
     let warm = tokens.keep_warm();
     sleep(secs(1)).await;
-    assert_eq!(source.count(), 1, "it fetches the first one by itself");
+    assert_eq!(
+        source.count(),
+        1,
+        "keep_warm should fetch the first token without a caller"
+    );
     for _ in 0..3_600 {
         sleep(secs(1)).await;
         assert!(tokens.current().is_some());
     }
-    let kept = source.count();
-    assert!((15..=18).contains(&kept), "{kept} POSTs in an hour");
+    let posts = source.count();
+    assert!((15..=18).contains(&posts), "{posts} POSTs in an hour");
     drop(warm);
     sleep(secs(3_600)).await;
-    assert_eq!(source.count(), kept);
+    assert_eq!(source.count(), posts);
 }
 
 #[tokio::test(start_paused = true)]
 async fn keep_warm_goes_on_through_failures() {
     let source = Source::new(|n| match n {
-        2..=8 => Answer::failure(KINDS[n - 2]),
-        _ => Answer::token(LIFE),
+        2..=8 => Outcome::failure(KINDS[n - 2]),
+        _ => Outcome::token(LIFETIME),
     });
     let tokens = source.manager();
     let _warm = tokens.keep_warm();

@@ -1,22 +1,22 @@
-//! What a dashboard is told, by a real recorder. In paused time, with a source inside the process, but for the 401s.
+//! Metrics, as a real recorder collects them. In paused time with an in-process source, except for the 401s.
 
 mod common;
 
 use std::{collections::BTreeMap, time::Duration};
 
-use common::{Answer, LIFE, Source, millis, secs};
+use common::{LIFETIME, Outcome, Source, millis, secs};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 use osdatahub_auth::{BearerAuth, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager};
 use reqwest_middleware::ClientBuilder;
 use tokio::time::{advance, sleep, timeout};
 
-/// Each metric, by its name and labels, and what it has.
+/// The value of each metric, by name and labels.
 type Recorded = BTreeMap<String, DebugValue>;
 
-fn listen() -> (Snapshotter, impl Drop) {
+fn install_recorder() -> (Snapshotter, impl Drop) {
     let recorder = DebuggingRecorder::new();
     let snapshotter = recorder.snapshotter();
-    // For this thread, on which the whole test runs.
+    // Local to this thread, on which the whole test runs.
     let guard = metrics::set_default_local_recorder(Box::leak(Box::new(recorder)));
     (snapshotter, guard)
 }
@@ -60,10 +60,10 @@ fn histogram(recorded: &Recorded, name: &str) -> Vec<f64> {
 
 #[tokio::test(start_paused = true)]
 async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
-    let (snapshotter, _guard) = listen();
+    let (snapshotter, _guard) = install_recorder();
     let source = Source::new(|n| match n {
-        2 => Answer::failure(ErrorKind::Unavailable).after(millis(200)),
-        _ => Answer::token(LIFE).after(millis(50)),
+        2 => Outcome::failure(ErrorKind::Unavailable).after(millis(200)),
+        _ => Outcome::token(LIFETIME).after(millis(50)),
     });
     let tokens = source.manager();
     // Cold …
@@ -77,7 +77,7 @@ async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
     assert_eq!(histogram(&first, "os_token_wait_seconds for=usable"), [0.05]);
     assert!(gauge(&first, "os_token_consecutive_failures").abs() < f64::EPSILON);
     assert!((gauge(&first, "os_token_remaining_seconds") - 299.0).abs() < 1.0);
-    // … stale, and a failure that nobody waits for …
+    // … stale, with a failure that no caller waits for …
     advance(secs(260)).await;
     tokens.token().await.unwrap();
     sleep(millis(300)).await;
@@ -98,6 +98,7 @@ async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
     tokens.reject(&token);
     tokens.token().await.unwrap();
     let last = recorded(&snapshotter);
+    assert_eq!(counter(&last, "os_token_unauthorized_total action=replaced"), 1);
     for reason in ["unusable", "forced", "rejected"] {
         let name = format!("os_token_refreshes_total reason={reason} outcome=adopted");
         assert_eq!(counter(&last, &name), 1, "{reason}");
@@ -115,38 +116,38 @@ async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
 
 #[tokio::test(start_paused = true)]
 async fn a_fresh_hit_records_nothing() {
-    let (snapshotter, _guard) = listen();
+    let (snapshotter, _guard) = install_recorder();
     let tokens = Source::healthy().manager();
     tokens.token().await.unwrap();
-    // A look sets everything back to nothing.
+    // A snapshot resets every metric.
     assert!(gauge(&recorded(&snapshotter), "os_token_remaining_seconds") > 290.0);
     for _ in 0..100 {
         tokens.token().await.unwrap();
         sleep(secs(1)).await;
     }
     for (name, value) in recorded(&snapshotter) {
-        let nothing = match &value {
+        let empty = match &value {
             DebugValue::Counter(count) => *count == 0,
             DebugValue::Histogram(values) => values.is_empty(),
             DebugValue::Gauge(value) => value.into_inner() == 0.0,
         };
-        assert!(nothing, "{name}: {value:?}");
+        assert!(empty, "{name}: {value:?}");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn waits_are_told_apart_and_those_who_gave_up_count_too() {
-    let (snapshotter, _guard) = listen();
+    let (snapshotter, _guard) = install_recorder();
     let source = Source::new(|n| match n {
-        1 => Answer::token(LIFE).after(secs(2)),
-        2 => Answer::token(LIFE).after(secs(4)),
-        _ => Answer::failure(ErrorKind::CredentialsRejected),
+        1 => Outcome::token(LIFETIME).after(secs(2)),
+        2 => Outcome::token(LIFETIME).after(secs(4)),
+        _ => Outcome::failure(ErrorKind::CredentialsRejected),
     });
     let tokens = source.manager();
-    // One has no patience, and one waits to the end.
-    let (hasty, patient) = tokio::join!(timeout(secs(1), tokens.token()), tokens.token());
-    assert!(hasty.is_err());
-    patient.unwrap();
+    // One caller gives up early, the other waits to the end.
+    let (gave_up, waited) = tokio::join!(timeout(secs(1), tokens.token()), tokens.token());
+    assert!(gave_up.is_err());
+    waited.unwrap();
     assert_eq!(
         histogram(&recorded(&snapshotter), "os_token_wait_seconds for=usable"),
         [1.0, 2.0]
@@ -157,7 +158,7 @@ async fn waits_are_told_apart_and_those_who_gave_up_count_too() {
         histogram(&recorded(&snapshotter), "os_token_wait_seconds for=lasting"),
         [4.0]
     );
-    // Who is told at once that none is to be had has not waited.
+    // A caller that fails at once has not waited.
     advance(secs(300)).await;
     tokens.token().await.unwrap_err();
     recorded(&snapshotter);
@@ -168,8 +169,8 @@ async fn waits_are_told_apart_and_those_who_gave_up_count_too() {
 
 #[tokio::test(start_paused = true)]
 async fn projects_with_names_are_told_apart() {
-    let (snapshotter, _guard) = listen();
-    let failing = Source::new(|_| Answer::failure(ErrorKind::Unavailable));
+    let (snapshotter, _guard) = install_recorder();
+    let failing = Source::new(|_| Outcome::failure(ErrorKind::Unavailable));
     for (source, name) in [(failing, "premium"), (Source::healthy(), "public")] {
         let tokens = TokenManager::builder(source).project(name).build().unwrap();
         let _ = tokens.token().await;
@@ -186,15 +187,15 @@ async fn projects_with_names_are_told_apart() {
         "os_token_wait_seconds for=usable project=public",
         "os_token_remaining_seconds project=public",
     ] {
-        assert!(recorded.contains_key(name), "{name} in {recorded:#?}");
+        assert!(recorded.contains_key(name), "{name} is missing from {recorded:#?}");
     }
 }
 
 #[tokio::test]
 async fn what_is_done_about_a_401_is_counted() {
-    let (snapshotter, _guard) = listen();
+    let (snapshotter, _guard) = install_recorder();
     let hub = FakeDataHub::start().await.unwrap();
-    // A 401 replaces a token that we have had for half a second.
+    // A 401 replaces a token that has been held for 0.5 s.
     hub.set_lifetime(secs(2));
     let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
     let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();

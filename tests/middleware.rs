@@ -1,4 +1,5 @@
-//! Which requests get the token, and what a 401 does: over real sockets, in real time, with short lives.
+//! `BearerAuth`: which requests carry the token, and what a 401 does. Over real sockets, in real time, with short
+//! lifetimes.
 
 #[path = "common/raw.rs"]
 mod raw;
@@ -37,7 +38,7 @@ struct Setup {
 }
 
 impl Setup {
-    /// Tokens of 4 s: one that is a second old may be replaced because of a 401.
+    /// Uses tokens of 4 s: a 401 may replace one that has been held for 1 s.
     async fn new() -> Self {
         Self::with(|auth| auth).await
     }
@@ -55,12 +56,12 @@ impl Setup {
     }
 
     /// Waits until a 401 may replace the token.
-    async fn old_enough(&self) {
+    async fn until_replaceable(&self) {
         self.tokens.token().await.unwrap();
         sleep(Duration::from_millis(1_100)).await;
     }
 
-    /// A client that also takes this server for OS.
+    /// A client that also authenticates its requests to this server.
     fn client_for(&self, server: &RawServer) -> ClientWithMiddleware {
         let auth = BearerAuth::new(self.tokens.clone())
             .with_origin(server.url(""))
@@ -74,7 +75,7 @@ impl Setup {
         self.client.get(self.hub.url(path)).send().await.unwrap().status()
     }
 
-    /// The bearer tokens that the API has seen, in order.
+    /// The `Authorization` headers that the API has received, in order.
     fn bearers(&self) -> Vec<Option<String>> {
         let requests = self.hub.received().into_iter().filter(|r| r.method != "POST");
         requests
@@ -85,21 +86,21 @@ impl Setup {
 
 #[tokio::test]
 async fn a_request_to_os_carries_the_token_marked_sensitive() {
-    let it = Setup::new().await;
-    assert_eq!(it.get(NAMES).await, 200);
-    let token = it.tokens.current().unwrap();
-    assert_eq!(it.bearers(), [Some(format!("Bearer {}", token.expose_secret()))]);
+    let setup = Setup::new().await;
+    assert_eq!(setup.get(NAMES).await, 200);
+    let token = setup.tokens.current().unwrap();
+    assert_eq!(setup.bearers(), [Some(format!("Bearer {}", token.expose_secret()))]);
     assert!(token.header_value().is_sensitive());
 }
 
 #[tokio::test]
 async fn a_request_elsewhere_passes_untouched_and_costs_no_token() {
-    let it = Setup::new().await;
-    let elsewhere = FakeDataHub::start().await.unwrap();
-    let answer = it.client.get(elsewhere.url(NAMES)).send().await.unwrap();
-    assert_eq!(answer.status(), 401);
-    assert!(!elsewhere.received()[0].headers.contains_key("authorization"));
-    assert_eq!(it.hub.token_posts(), 0);
+    let setup = Setup::new().await;
+    let other = FakeDataHub::start().await.unwrap();
+    let response = setup.client.get(other.url(NAMES)).send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert!(!other.received()[0].headers.contains_key("authorization"));
+    assert_eq!(setup.hub.token_posts(), 0);
 }
 
 #[tokio::test]
@@ -116,20 +117,23 @@ async fn os_is_the_only_origin_unless_one_is_added() {
 
 #[tokio::test]
 async fn an_authorization_of_the_callers_own_and_a_no_auth_are_left_alone() {
-    let it = Setup::new().await;
-    let own = it.client.get(it.hub.url(NAMES)).header("Authorization", "Bearer own");
+    let setup = Setup::new().await;
+    let own = setup
+        .client
+        .get(setup.hub.url(NAMES))
+        .header("Authorization", "Bearer own");
     assert_eq!(own.send().await.unwrap().status(), 401);
-    let none = it.client.get(it.hub.url(NAMES)).with_extension(NoAuth);
+    let none = setup.client.get(setup.hub.url(NAMES)).with_extension(NoAuth);
     assert_eq!(none.send().await.unwrap().status(), 401);
-    assert_eq!(it.bearers(), [Some("Bearer own".to_owned()), None]);
-    assert_eq!(it.hub.token_posts(), 0);
+    assert_eq!(setup.bearers(), [Some("Bearer own".to_owned()), None]);
+    assert_eq!(setup.hub.token_posts(), 0);
 }
 
 #[tokio::test]
 async fn of_two_in_a_chain_the_first_wins() {
     let (first, second) = (Setup::new().await, Setup::new().await);
-    let layer = |it: &Setup| {
-        BearerAuth::new(it.tokens.clone())
+    let layer = |setup: &Setup| {
+        BearerAuth::new(setup.tokens.clone())
             .with_origin(first.hub.origin())
             .unwrap()
     };
@@ -143,40 +147,43 @@ async fn of_two_in_a_chain_the_first_wins() {
 
 #[tokio::test]
 async fn without_a_token_the_request_is_not_sent_and_the_error_says_why() {
-    let it = Setup::new().await;
-    it.hub.fail(FakeAnswer::new(429, "").with_header("Retry-After", "30"));
-    let error = it.client.get(it.hub.url(NAMES)).send().await.unwrap_err();
+    let setup = Setup::new().await;
+    setup
+        .hub
+        .fail(FakeAnswer::new(429, "").with_header("Retry-After", "30"));
+    let error = setup.client.get(setup.hub.url(NAMES)).send().await.unwrap_err();
     let reason = Error::find_in(&error).unwrap();
     assert_eq!(reason.kind(), ErrorKind::RateLimited);
     assert!(reason.retry_after().unwrap() > Duration::from_secs(28));
     assert!(error.to_string().contains("not sent"), "{error}");
-    assert_eq!(it.hub.api_requests(), 0);
+    assert_eq!(setup.hub.api_requests(), 0);
 }
 
 #[tokio::test]
 async fn a_redirect_to_another_host_does_not_take_the_token_along() {
-    let it = Setup::new().await;
+    let setup = Setup::new().await;
     let storage = FakeDataHub::start().await.unwrap();
     storage.answer_path("/signed", FakeAnswer::new(200, "the file"));
-    it.hub.redirect_path("/downloads/v1/x", storage.url("/signed"));
-    let answer = it.client.get(it.hub.url("/downloads/v1/x")).send().await.unwrap();
-    assert_eq!(answer.text().await.unwrap(), "the file");
+    setup.hub.redirect_path("/downloads/v1/x", storage.url("/signed"));
+    let response = setup.client.get(setup.hub.url("/downloads/v1/x")).send().await.unwrap();
+    assert_eq!(response.text().await.unwrap(), "the file");
     assert!(!storage.received()[0].headers.contains_key("authorization"));
-    assert!(it.bearers()[0].is_some());
+    assert!(setup.bearers()[0].is_some());
 }
 
 #[tokio::test]
 async fn a_401_from_the_other_end_of_a_redirect_says_nothing_of_the_token() {
-    let it = Setup::new().await;
+    let setup = Setup::new().await;
     let storage = FakeDataHub::start().await.unwrap();
-    it.hub.redirect_path("/downloads/v1/x", storage.url(NAMES));
-    it.old_enough().await;
-    assert_eq!(it.get("/downloads/v1/x").await, 401);
-    assert_eq!(it.tokens.status().state, TokenState::Fresh);
-    assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (1, 1));
+    setup.hub.redirect_path("/downloads/v1/x", storage.url(NAMES));
+    setup.until_replaceable().await;
+    assert_eq!(setup.get("/downloads/v1/x").await, 401);
+    assert_eq!(setup.tokens.status().state, TokenState::Fresh);
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 1));
 }
 
-/// Under `BearerAuth`: holds every request back until the gate opens, and then lets some through at a time.
+/// Layer below `BearerAuth` that holds every request back until the gate opens, and then limits the requests in
+/// flight.
 struct Gate {
     arrived: AtomicUsize,
     open: watch::Receiver<bool>,
@@ -200,32 +207,36 @@ impl Middleware for Gate {
 
 #[tokio::test]
 async fn a_thousand_requests_in_flight_with_a_revoked_token_cost_one_post_and_get_their_200() {
-    let it = Setup::new().await;
+    let setup = Setup::new().await;
     let (open, gate) = watch::channel(false);
     let gate = Arc::new(Gate {
         arrived: AtomicUsize::new(0),
         open: gate,
         connections: Semaphore::new(100),
     });
-    let client = ClientBuilder::new(it.hub.client_builder().build().unwrap())
-        .with(BearerAuth::new(it.tokens.clone()).with_origin(it.hub.origin()).unwrap())
+    let client = ClientBuilder::new(setup.hub.client_builder().build().unwrap())
+        .with(
+            BearerAuth::new(setup.tokens.clone())
+                .with_origin(setup.hub.origin())
+                .unwrap(),
+        )
         .with_arc(gate.clone())
         .build();
-    it.old_enough().await;
+    setup.until_replaceable().await;
     let requests: Vec<_> = (0..1_000)
-        .map(|i| tokio::spawn(client.get(it.hub.url(if i % 2 == 0 { NAMES } else { TILE })).send()))
+        .map(|i| tokio::spawn(client.get(setup.hub.url(if i % 2 == 0 { NAMES } else { TILE })).send()))
         .collect();
     while gate.arrived.load(Ordering::Relaxed) < 1_000 {
         sleep(Duration::from_millis(5)).await;
     }
-    it.hub.set_lifetime(Duration::from_secs(299));
-    it.hub.revoke_all();
+    setup.hub.set_lifetime(Duration::from_secs(299));
+    setup.hub.revoke_all();
     open.send(true).unwrap();
     for request in requests {
         assert_eq!(request.await.unwrap().unwrap().status(), 200);
     }
     assert_eq!(
-        it.hub.token_posts(),
+        setup.hub.token_posts(),
         2,
         "one for the first token, one for its successor"
     );
@@ -242,123 +253,127 @@ async fn each_way_to_say_that_the_token_is_no_good_replaces_it_and_repeats_the_r
         FakeAnswer::new(401, xml),
         FakeAnswer::new(401, "").with_header("WWW-Authenticate", challenge),
     ] {
-        let it = Setup::new().await;
-        it.old_enough().await;
-        it.hub.answer_path("/search/odd", refusal);
-        let answer = it.get("/search/odd").await;
-        assert_eq!(answer, 401, "it is refused for ever, so the second 401 is the caller's");
-        let bearers = it.bearers();
-        assert_eq!(bearers.len(), 2, "repeated once");
-        assert_ne!(bearers[0], bearers[1], "with another token");
-        assert_eq!(it.hub.token_posts(), 2);
+        let setup = Setup::new().await;
+        setup.until_replaceable().await;
+        setup.hub.answer_path("/search/odd", refusal);
+        let response = setup.get("/search/odd").await;
+        assert_eq!(
+            response, 401,
+            "this path always answers 401, so the caller gets the second one"
+        );
+        let bearers = setup.bearers();
+        assert_eq!(bearers.len(), 2, "the request should be repeated once");
+        assert_ne!(bearers[0], bearers[1], "the replay should carry another token");
+        assert_eq!(setup.hub.token_posts(), 2);
     }
 }
 
 #[tokio::test]
 async fn a_401_for_an_api_outside_the_project_is_returned_whole_and_costs_nothing() {
-    let it = Setup::new().await;
-    it.old_enough().await;
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
     for path in [NAMES, TILE] {
-        it.hub.refuse_path(path.split('?').next().unwrap());
-        let answer = it.client.get(it.hub.url(path)).send().await.unwrap();
-        assert_eq!(answer.status(), 401);
-        assert_eq!(answer.url(), &it.hub.url(path));
+        setup.hub.refuse_path(path.split('?').next().unwrap());
+        let response = setup.client.get(setup.hub.url(path)).send().await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.url(), &setup.hub.url(path));
         assert!(
-            answer
+            response
                 .text()
                 .await
                 .unwrap()
                 .contains("InvalidAPICallAsNoApiProductMatchFound")
         );
     }
-    assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (1, 2));
-    assert_eq!(it.tokens.status().state, TokenState::Fresh);
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 2));
+    assert_eq!(setup.tokens.status().state, TokenState::Fresh);
 }
 
 #[tokio::test]
 async fn a_403_and_a_429_never_cost_a_token() {
-    let it = Setup::new().await;
-    it.old_enough().await;
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
     for status in [403, 429] {
-        it.hub.answer_path("/search/odd", FakeAnswer::new(status, ""));
-        assert_eq!(it.get("/search/odd").await, status);
+        setup.hub.answer_path("/search/odd", FakeAnswer::new(status, ""));
+        assert_eq!(setup.get("/search/odd").await, status);
     }
-    assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (1, 2));
-    assert_eq!(it.tokens.status().state, TokenState::Fresh);
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 2));
+    assert_eq!(setup.tokens.status().state, TokenState::Fresh);
 }
 
 #[tokio::test]
 async fn a_401_that_says_nothing_replaces_the_token_but_takes_it_from_nobody() {
     for page in ["", "<html><body>Firewall</body></html>"] {
-        let it = Arc::new(Setup::new().await);
-        it.old_enough().await;
-        let old = it.tokens.current().unwrap();
-        it.hub.answer_path("/search/odd", FakeAnswer::new(401, page));
-        it.hub.set_delay(Duration::from_millis(300));
+        let setup = Arc::new(Setup::new().await);
+        setup.until_replaceable().await;
+        let old = setup.tokens.current().unwrap();
+        setup.hub.answer_path("/search/odd", FakeAnswer::new(401, page));
+        setup.hub.set_delay(Duration::from_millis(300));
         let odd = tokio::spawn({
-            let it = it.clone();
-            async move { it.get("/search/odd").await }
+            let setup = setup.clone();
+            async move { setup.get("/search/odd").await }
         });
-        while it.hub.token_posts() < 2 {
+        while setup.hub.token_posts() < 2 {
             sleep(Duration::from_millis(5)).await;
         }
-        let serving = it.tokens.current().expect("others go on with the old one");
-        assert_eq!(serving.expose_secret(), old.expose_secret());
+        let current = setup.tokens.current().expect("other callers should keep the old token");
+        assert_eq!(current.expose_secret(), old.expose_secret());
         assert_eq!(odd.await.unwrap(), 401);
-        let bearers = it.bearers();
-        assert_eq!(bearers.len(), 2, "repeated once");
-        assert_ne!(bearers[0], bearers[1], "with the next token");
-        assert_eq!(it.hub.token_posts(), 2);
+        let bearers = setup.bearers();
+        assert_eq!(bearers.len(), 2, "the request should be repeated once");
+        assert_ne!(bearers[0], bearers[1], "the replay should carry the next token");
+        assert_eq!(setup.hub.token_posts(), 2);
     }
 }
 
 #[tokio::test]
 async fn a_401_is_returned_if_no_other_token_can_be_had() {
-    let it = Setup::new().await;
-    it.old_enough().await;
-    it.hub
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    setup
+        .hub
         .answer_path("/search/odd", FakeAnswer::new(401, "a firewall's page"));
-    it.hub.fail(FakeAnswer::new(503, ""));
-    let answer = it.client.get(it.hub.url("/search/odd")).send().await.unwrap();
-    assert_eq!(answer.status(), 401);
-    assert_eq!(answer.text().await.unwrap(), "a firewall's page");
-    assert_eq!(it.get(NAMES).await, 200, "the old token serves");
+    setup.hub.fail(FakeAnswer::new(503, ""));
+    let response = setup.client.get(setup.hub.url("/search/odd")).send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(response.text().await.unwrap(), "a firewall's page");
+    assert_eq!(setup.get(NAMES).await, 200, "the old token should still serve");
 }
 
 #[tokio::test]
 async fn a_token_that_we_have_just_had_is_not_replaced() {
-    let it = Setup::new().await;
-    it.hub.set_lifetime(Duration::from_secs(299));
-    it.tokens.token().await.unwrap();
-    it.hub.revoke_all();
+    let setup = Setup::new().await;
+    setup.hub.set_lifetime(Duration::from_secs(299));
+    setup.tokens.token().await.unwrap();
+    setup.hub.revoke_all();
     for _ in 0..10 {
-        assert_eq!(it.get(NAMES).await, 401);
+        assert_eq!(setup.get(NAMES).await, 401);
     }
-    assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (1, 10));
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 10));
 }
 
 #[tokio::test]
 async fn without_replay_the_token_is_replaced_and_the_caller_gets_the_401() {
-    let it = Setup::with(|auth| auth.replay_rejected(false)).await;
-    it.old_enough().await;
-    it.hub.revoke_all();
-    assert_eq!(it.get(NAMES).await, 401);
-    assert_eq!(it.get(NAMES).await, 200);
-    assert_eq!(it.hub.token_posts(), 2);
+    let setup = Setup::with(|auth| auth.replay_rejected(false)).await;
+    setup.until_replaceable().await;
+    setup.hub.revoke_all();
+    assert_eq!(setup.get(NAMES).await, 401);
+    assert_eq!(setup.get(NAMES).await, 200);
+    assert_eq!(setup.hub.token_posts(), 2);
 }
 
 #[tokio::test]
 async fn a_body_in_memory_is_repeated_to_the_last_byte() {
-    let it = Setup::new().await;
-    it.old_enough().await;
-    it.hub.revoke_all();
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    setup.hub.revoke_all();
     let polygon = "p".repeat(1024 * 1024);
-    let request = it
+    let request = setup
         .client
-        .post(it.hub.url("/search/places/v1/polygon"))
+        .post(setup.hub.url("/search/places/v1/polygon"))
         .body(polygon.clone());
     assert_eq!(request.send().await.unwrap().status(), 200);
-    let received: Vec<_> = it
+    let received: Vec<_> = setup
         .hub
         .received()
         .into_iter()
@@ -384,57 +399,60 @@ impl http_body::Body for Stream {
 
 #[tokio::test]
 async fn a_stream_is_not_repeated_but_the_token_is_replaced() {
-    let it = Setup::new().await;
-    it.old_enough().await;
-    it.hub.revoke_all();
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    setup.hub.revoke_all();
     let stream = reqwest::Body::wrap(Stream(Some(Bytes::from_static(b"once"))));
-    let request = it.client.post(it.hub.url("/search/places/v1/polygon")).body(stream);
+    let request = setup
+        .client
+        .post(setup.hub.url("/search/places/v1/polygon"))
+        .body(stream);
     assert_eq!(request.send().await.unwrap().status(), 401);
-    assert_eq!(it.get(NAMES).await, 200);
-    assert_eq!((it.hub.token_posts(), it.hub.api_requests()), (2, 2));
+    assert_eq!(setup.get(NAMES).await, 200);
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (2, 2));
 }
 
 #[tokio::test]
 async fn a_late_401_for_an_older_token_costs_no_post() {
-    let it = Setup::new().await;
-    it.old_enough().await;
-    let old = it.tokens.current().unwrap();
-    // Refuses the old token, and so late that it has been replaced by then.
-    let refused = format!("Bearer {}", old.expose_secret());
-    let (answer_now, may_answer) = watch::channel(false);
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    let old = setup.tokens.current().unwrap();
+    // Refuses the old token, but only after the manager has replaced it.
+    let rejected = format!("Bearer {}", old.expose_secret());
+    let (release, released) = watch::channel(false);
     let late = RawServer::start(move |mut stream, request| {
-        let (refused, mut may_answer) = (refused.clone(), may_answer.clone());
+        let (rejected, mut released) = (rejected.clone(), released.clone());
         async move {
-            let answer = if request.contains(&refused) {
-                may_answer.wait_for(|now| *now).await.unwrap();
-                raw::http(
+            let response = if request.contains(&rejected) {
+                released.wait_for(|now| *now).await.unwrap();
+                raw::http_response(
                     401,
                     "WWW-Authenticate: Bearer error=\"invalid_token\"\r\nConnection: close\r\n",
                     "",
                 )
             } else {
-                raw::http(200, "Connection: close\r\n", "")
+                raw::http_response(200, "Connection: close\r\n", "")
             };
-            let _ = stream.write_all(&answer).await;
+            let _ = stream.write_all(&response).await;
         }
     })
     .await;
-    let client = it.client_for(&late);
+    let client = setup.client_for(&late);
     let request = tokio::spawn(client.get(late.url("/")).send());
     while late.connections() == 0 {
         sleep(Duration::from_millis(5)).await;
     }
-    it.hub.set_lifetime(Duration::from_secs(299));
-    it.tokens.reject(&old);
-    it.tokens.token().await.unwrap();
-    answer_now.send(true).unwrap();
-    let answer = request.await.unwrap().unwrap();
-    assert_eq!(answer.status(), 200, "repeated with the current token");
-    assert_eq!((late.connections(), it.hub.token_posts()), (2, 2));
+    setup.hub.set_lifetime(Duration::from_secs(299));
+    setup.tokens.reject(&old);
+    setup.tokens.token().await.unwrap();
+    release.send(true).unwrap();
+    let response = request.await.unwrap().unwrap();
+    assert_eq!(response.status(), 200, "the replay should carry the current token");
+    assert_eq!((late.connections(), setup.hub.token_posts()), (2, 2));
 }
 
-/// Answers `401` with a body that comes in pieces and says nothing of the token until its end, if there.
-async fn piecemeal(pieces: Vec<(Duration, Bytes)>) -> RawServer {
+/// Server whose response is a 401 with a body in delayed pieces, none of which mentions the token.
+async fn serve_401_in_pieces(pieces: Vec<(Duration, Bytes)>) -> RawServer {
     let pieces = Arc::new(pieces);
     RawServer::start(move |mut stream, _| {
         let pieces = pieces.clone();
@@ -455,31 +473,35 @@ async fn piecemeal(pieces: Vec<(Duration, Bytes)>) -> RawServer {
 async fn a_401_that_is_handed_on_is_what_the_server_sent() {
     let second = Duration::from_secs(1);
     for (pieces, within) in [
-        // Beyond 16 KiB; slower than a second; both readable to the last byte.
+        // One body is longer than 16 KiB, the other takes longer than 1 s. Both have to be readable to the last byte.
         (vec![(Duration::ZERO, Bytes::from(vec![b'x'; 300_000]))], second * 4),
         (
             vec![(Duration::ZERO, Bytes::from("be")), (second * 6, Bytes::from("gin"))],
             second * 4,
         ),
     ] {
-        let it = Setup::new().await;
+        let setup = Setup::new().await;
         let whole: Vec<u8> = pieces.iter().flat_map(|(_, piece)| piece.to_vec()).collect();
-        let server = piecemeal(pieces).await;
-        let client = it.client_for(&server);
-        // So long that looking at the body does not make it old enough to be replaced.
-        it.hub.set_lifetime(Duration::from_secs(299));
-        it.tokens.token().await.unwrap();
+        let server = serve_401_in_pieces(pieces).await;
+        let client = setup.client_for(&server);
+        // A long lifetime, so that the token is still too new to be replaced once the body has been read.
+        setup.hub.set_lifetime(Duration::from_secs(299));
+        setup.tokens.token().await.unwrap();
         let start = std::time::Instant::now();
-        let mut answer = client.get(server.url("/x?y=1")).send().await.unwrap();
+        let mut response = client.get(server.url("/x?y=1")).send().await.unwrap();
         assert!(start.elapsed() < within, "{:?}", start.elapsed());
-        assert_eq!(answer.status(), 401);
-        assert_eq!(answer.url().as_str(), server.url("/x?y=1").as_str());
-        assert_eq!(answer.version(), reqwest::Version::HTTP_11);
-        assert_eq!(answer.headers()["x-kept"], "yes");
-        assert_eq!(answer.remote_addr(), Some(server.address), "an extension");
-        assert_eq!(answer.content_length(), Some(whole.len() as u64));
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.url().as_str(), server.url("/x?y=1").as_str());
+        assert_eq!(response.version(), reqwest::Version::HTTP_11);
+        assert_eq!(response.headers()["x-kept"], "yes");
+        assert_eq!(
+            response.remote_addr(),
+            Some(server.address),
+            "the response should keep its extensions"
+        );
+        assert_eq!(response.content_length(), Some(whole.len() as u64));
         let mut read = Vec::new();
-        while let Some(chunk) = answer.chunk().await.unwrap() {
+        while let Some(chunk) = response.chunk().await.unwrap() {
             read.extend_from_slice(&chunk);
         }
         assert!(read == whole);
@@ -488,24 +510,24 @@ async fn a_401_that_is_handed_on_is_what_the_server_sent() {
 
 #[tokio::test]
 async fn a_401_that_breaks_off_still_breaks_off_where_it_did() {
-    let server = RawServer::saying(&b"HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nonly this"[..]).await;
-    let it = Setup::new().await;
-    let client = it.client_for(&server);
-    let mut answer = client.get(server.url("/")).send().await.unwrap();
-    assert_eq!(answer.chunk().await.unwrap().unwrap(), "only this");
-    assert!(answer.chunk().await.is_err());
+    let server = RawServer::responding(&b"HTTP/1.1 401 No\r\nContent-Length: 100\r\n\r\nonly this"[..]).await;
+    let setup = Setup::new().await;
+    let client = setup.client_for(&server);
+    let mut response = client.get(server.url("/")).send().await.unwrap();
+    assert_eq!(response.chunk().await.unwrap().unwrap(), "only this");
+    assert!(response.chunk().await.is_err());
 }
 
 #[tokio::test]
 async fn the_token_is_renewed_under_steady_traffic_and_no_request_fails() {
-    let it = Setup::new().await;
-    it.hub.set_lifetime(Duration::from_secs(2));
+    let setup = Setup::new().await;
+    setup.hub.set_lifetime(Duration::from_secs(2));
     let start = std::time::Instant::now();
     while start.elapsed() < Duration::from_secs(6) {
-        assert_eq!(it.get(NAMES).await, 200);
+        assert_eq!(setup.get(NAMES).await, 200);
         sleep(Duration::from_millis(10)).await;
     }
-    let posts = it.hub.token_posts();
+    let posts = setup.hub.token_posts();
     assert!((3..=5).contains(&posts), "{posts} POSTs");
 }
 

@@ -1,5 +1,5 @@
-//! One refresh in flight, and nothing that happens to a caller, a runtime or a source can stop the next: in paused
-//! time, or on runtimes of their own, with a source inside the process.
+//! Single-flight refresh: one fetch at a time, and no failure of a caller, a runtime or a source can block the next.
+//! In paused time or on separate runtimes, with an in-process source.
 
 mod common;
 
@@ -14,7 +14,7 @@ use std::{
 };
 
 use async_trait::async_trait;
-use common::{Answer, LIFE, Source, millis, secs};
+use common::{LIFETIME, Outcome, Source, millis, secs};
 use osdatahub_auth::{AccessToken, Error, ErrorKind, TokenManager, TokenSource, TokenState};
 use tokio::{
     runtime::{Builder, Runtime},
@@ -29,7 +29,7 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Polls a future once, on whatever runtime is entered or on none.
+/// Polls a future once, inside the entered runtime if there is one.
 fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => Some(output),
@@ -39,7 +39,7 @@ fn poll_once<T>(future: impl Future<Output = T>) -> Option<T> {
 
 #[tokio::test(start_paused = true)]
 async fn dropping_every_caller_does_not_stop_the_refresh() {
-    let source = Source::new(|_| Answer::token(LIFE).after(secs(3)));
+    let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(3)));
     let tokens = source.manager();
     for _ in 0..10 {
         timeout(millis(100), tokens.token()).await.unwrap_err();
@@ -51,7 +51,7 @@ async fn dropping_every_caller_does_not_stop_the_refresh() {
 
 #[tokio::test(start_paused = true)]
 async fn everybody_who_waits_gets_the_one_outcome_error_included() {
-    let source = Source::new(|_| Answer::failure(ErrorKind::Unavailable).after(secs(1)));
+    let source = Source::new(|_| Outcome::failure(ErrorKind::Unavailable).after(secs(1)));
     let tokens = source.manager();
     let callers: Vec<_> = (0..50)
         .map(|_| {
@@ -65,13 +65,13 @@ async fn everybody_who_waits_gets_the_one_outcome_error_included() {
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(error.retry_after().unwrap() >= millis(500));
     }
-    assert_eq!(start.elapsed(), secs(1), "nobody retries on their own account");
+    assert_eq!(start.elapsed(), secs(1), "no caller should retry by itself");
     assert_eq!(source.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_caller_waits_for_the_acquire_timeout_and_no_longer() {
-    let source = Source::new(|_| Answer::token(LIFE).after(secs(20)));
+    let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(20)));
     let tokens = source.manager();
     let start = Instant::now();
     let error = tokens.token().await.unwrap_err();
@@ -79,15 +79,18 @@ async fn a_caller_waits_for_the_acquire_timeout_and_no_longer() {
     assert_eq!(error.kind(), ErrorKind::Timeout);
     assert!(error.is_transient());
     sleep(secs(11)).await;
-    assert!(tokens.current().is_some(), "the refresh went on");
+    assert!(
+        tokens.current().is_some(),
+        "the refresh should go on without its caller"
+    );
     assert_eq!(source.count(), 1);
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_hangs_is_given_up_after_30_s_and_asked_again() {
     let source = Source::new(|n| match n {
-        1 => Answer::token(LIFE).after(Duration::from_secs(1_000_000)),
-        _ => Answer::token(LIFE),
+        1 => Outcome::token(LIFETIME).after(Duration::from_secs(1_000_000)),
+        _ => Outcome::token(LIFETIME),
     });
     let tokens = source.manager();
     let start = Instant::now();
@@ -97,10 +100,10 @@ async fn a_source_that_hangs_is_given_up_after_30_s_and_asked_again() {
     assert_eq!(source.count(), 2);
 }
 
-/// Panics in its first fetch before there is a future, and in its second one in the future.
-struct Panics(AtomicUsize);
+/// Source that panics in its first fetch before it returns a future, and in its second fetch inside the future.
+struct PanickingSource(AtomicUsize);
 
-impl TokenSource for Panics {
+impl TokenSource for PanickingSource {
     fn fetch<'a, 'b, 'f>(
         &'a self,
         _replaces: Option<&'b AccessToken>,
@@ -113,14 +116,16 @@ impl TokenSource for Panics {
         assert!(before != 0, "scripted panic");
         Box::pin(async move {
             assert!(before != 1, "scripted panic");
-            AccessToken::new("token", LIFE)
+            AccessToken::new("token", LIFETIME)
         })
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_panics_is_a_failed_refresh_with_its_backoff() {
-    let tokens = TokenManager::builder(Panics(AtomicUsize::new(0))).build().unwrap();
+    let tokens = TokenManager::builder(PanickingSource(AtomicUsize::new(0)))
+        .build()
+        .unwrap();
     let error = tokens.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     assert!(error.to_string().contains("panicked"), "{error}");
@@ -133,8 +138,8 @@ async fn a_source_that_panics_is_a_failed_refresh_with_its_backoff() {
 #[test]
 fn a_refresh_whose_runtime_is_shut_down_is_taken_over_by_the_next_caller() {
     let source = Source::new(|n| match n {
-        1 => Answer::token(LIFE).after(Duration::from_secs(1_000_000)),
-        _ => Answer::token(LIFE),
+        1 => Outcome::token(LIFETIME).after(Duration::from_secs(1_000_000)),
+        _ => Outcome::token(LIFETIME),
     });
     let tokens = source.manager();
     let first = runtime();
@@ -157,26 +162,26 @@ fn a_refresh_whose_runtime_is_shut_down_is_taken_over_by_the_next_caller() {
 
 #[test]
 fn short_lived_runtimes_do_not_cost_a_post_each() {
-    let source = Source::new(|_| Answer::token(LIFE).after(secs(1_000)));
+    let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(1_000)));
     let tokens = source.manager();
     let start = std::time::Instant::now();
     for _ in 0..30 {
         let job = Builder::new_current_thread().enable_all().build().unwrap();
         job.block_on(async { timeout(millis(5), tokens.token()).await.unwrap_err() });
     }
-    let most = 1 + start.elapsed().as_millis() / 500;
-    assert!(source.count() as u128 <= most, "{} POSTs", source.count());
+    let max = 1 + start.elapsed().as_millis() / 500;
+    assert!(source.count() as u128 <= max, "{} POSTs", source.count());
 }
 
 #[test]
 fn a_runtime_that_is_gone_does_not_take_the_manager_along() {
     let source = Source::new(|n| match n {
-        1 => Answer::failure(ErrorKind::Unavailable),
-        _ => Answer::token(LIFE),
+        1 => Outcome::failure(ErrorKind::Unavailable),
+        _ => Outcome::token(LIFETIME),
     });
     let tokens = source.manager();
     runtime().block_on(tokens.token()).unwrap_err();
-    // The next refresh is another runtime's.
+    // The next refresh runs on another runtime.
     for _ in 0..2 {
         runtime().block_on(tokens.token()).unwrap();
     }
@@ -198,19 +203,19 @@ fn a_caller_on_a_runtime_that_is_shutting_down_gets_an_error_and_does_not_spin()
 async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
     let source = Source::healthy();
     let tokens = source.manager();
-    let asleep = Builder::new_current_thread().enable_all().build().unwrap();
+    let undriven = Builder::new_current_thread().enable_all().build().unwrap();
     {
-        let _on_it = asleep.enter();
-        // Polled once, here: that starts the refresh on the runtime that never runs again.
+        let _entered = undriven.enter();
+        // One poll starts the refresh on this runtime, which nothing drives.
         assert!(poll_once(tokens.token()).is_none());
     }
     let start = Instant::now();
     while tokens.token().await.is_err() {}
     assert!(start.elapsed() <= secs(33), "{:?}", start.elapsed());
     assert_eq!(source.count(), 1);
-    // Driven at last, it finds that nobody waits for it.
-    let driven = move || asleep.block_on(tokio::task::yield_now());
-    tokio::task::spawn_blocking(driven).await.unwrap();
+    // Driven at last, the old attempt finds that another has taken its place.
+    let drive = move || undriven.block_on(tokio::task::yield_now());
+    tokio::task::spawn_blocking(drive).await.unwrap();
     assert_eq!(source.count(), 1);
 }
 
@@ -218,22 +223,22 @@ async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
 async fn an_overdue_attempt_has_one_more_second_to_show_that_it_is_alive() {
     let source = Source::healthy();
     let tokens = source.manager();
-    let nobody_drives = runtime();
+    let blocked = runtime();
     {
-        let _on_it = nobody_drives.enter();
+        let _entered = blocked.enter();
         assert!(poll_once(tokens.token()).is_none());
     }
-    // Overdue since a second ago, but the process may have stood still; whoever comes first doubts it.
+    // Overdue for a second, but the process may have been stopped. The first caller grants the last chance.
     advance(secs(32)).await;
     for _ in 0..2 {
         assert!(poll_once(tokens.token()).is_none());
         sleep(millis(400)).await;
-        assert_eq!(source.count(), 0, "no second attempt beside it");
+        assert_eq!(source.count(), 0, "no second attempt should start yet");
     }
     sleep(millis(400)).await;
     tokens.token().await.unwrap();
     assert_eq!(source.count(), 1);
-    nobody_drives.shutdown_background();
+    blocked.shutdown_background();
 }
 
 #[test]
@@ -247,10 +252,10 @@ fn outside_a_runtime_a_fresh_token_serves_and_the_want_of_one_is_a_configuration
 
 #[tokio::test(start_paused = true)]
 async fn an_attempt_that_begins_late_is_no_second_one_at_once() {
-    let source = Source::new(|_| Answer::token(LIFE).after(secs(15)));
+    let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(15)));
     let tokens = source.manager();
-    let start_elsewhere = |runtime: &Runtime| {
-        let _on_it = runtime.enter();
+    let start_on = |runtime: &Runtime| {
+        let _entered = runtime.enter();
         assert!(poll_once(tokens.token()).is_none());
     };
     let late = Builder::new_current_thread()
@@ -258,9 +263,9 @@ async fn an_attempt_that_begins_late_is_no_second_one_at_once() {
         .start_paused(true)
         .build()
         .unwrap();
-    start_elsewhere(&late);
+    start_on(&late);
     advance(secs(20)).await;
-    // Driven after 20 s, the attempt begins only now; its 31 s count from here.
+    // Driven after 20 s, the attempt begins only now, so its 31 s count from here.
     let (late, tokens) = tokio::task::spawn_blocking({
         let tokens = tokens.clone();
         move || {
@@ -276,14 +281,14 @@ async fn an_attempt_that_begins_late_is_no_second_one_at_once() {
     assert_eq!(source.count(), 1);
     advance(secs(12)).await;
     timeout(secs(1), tokens.token()).await.unwrap_err();
-    assert_eq!(source.count(), 1, "it is under way, if slowly");
+    assert_eq!(source.count(), 1, "the attempt is slow, but still under way");
     tokio::task::spawn_blocking(move || drop(late)).await.unwrap();
 }
 
 #[tokio::test(start_paused = true)]
 async fn token_lasting_waits_for_one_refresh_and_takes_what_that_brings() {
-    // So slow that what it brings never lasts for half of its life.
-    let source = Source::new(|_| Answer::token(secs(4)).after(millis(2_200)));
+    // So slow that no new token has half of its lifetime left.
+    let source = Source::new(|_| Outcome::token(secs(4)).after(millis(2_200)));
     let tokens = source.manager();
     let start = Instant::now();
     let token = tokens.token_lasting(secs(60)).await.unwrap();
@@ -295,21 +300,21 @@ async fn token_lasting_waits_for_one_refresh_and_takes_what_that_brings() {
 #[tokio::test(start_paused = true)]
 async fn a_caller_who_hears_late_of_its_attempt_gets_the_token_that_there_is() {
     let source = Source::new(|n| match n {
-        1 => Answer::token(LIFE),
-        _ => Answer::failure(ErrorKind::Unavailable),
+        1 => Outcome::token(LIFETIME),
+        _ => Outcome::failure(ErrorKind::Unavailable),
     });
     let tokens = source.manager();
     let mut late = Box::pin(tokens.token());
     assert!(poll_once(late.as_mut()).is_none());
     sleep(secs(2)).await;
-    // Two more attempts fail before it is polled again.
+    // Another attempt fails before this caller is polled again.
     tokens.token_lasting(secs(1)).await.unwrap();
     advance(secs(240)).await;
     tokens.token_lasting(secs(100)).await.unwrap_err();
     assert!(late.await.is_ok());
 }
 
-/// Tells when the manager lets go of it.
+/// Failing source with a reference count, which shows when the manager has dropped it.
 struct Canary {
     _alive: Arc<()>,
     delay: Duration,
@@ -333,7 +338,7 @@ async fn dropping_the_last_handle_ends_the_refresh_its_timer_and_the_secret() {
         };
         let tokens = TokenManager::builder(source).build().unwrap();
         let warm = tokens.keep_warm();
-        // Caught in the middle of a fetch, or between two attempts.
+        // The drop below comes in the middle of a fetch, or between two attempts.
         let _ = timeout(millis(100), tokens.token()).await;
         let _ = timeout(millis(100), tokens.token()).await;
         let tasks = || tokio::runtime::Handle::current().metrics().num_alive_tasks();
@@ -341,7 +346,7 @@ async fn dropping_the_last_handle_ends_the_refresh_its_timer_and_the_secret() {
         let another = tokens.clone();
         drop(tokens);
         sleep(millis(1)).await;
-        assert!(tasks() > 0, "one handle is left");
+        assert!(tasks() > 0, "one handle still exists");
         drop(another);
         sleep(millis(1)).await;
         assert_eq!(tasks(), 0, "{delay:?}");
@@ -363,35 +368,35 @@ async fn a_source_is_told_which_token_is_to_be_replaced() {
     tokens.reject(&second);
     assert_eq!(tokens.status().state, TokenState::Missing);
     sleep(secs(1)).await;
-    let told: Vec<_> = source.fetches().into_iter().map(|fetch| fetch.replaces).collect();
+    let replaced: Vec<_> = source.fetches().into_iter().map(|fetch| fetch.replaces).collect();
     let named = |token: &AccessToken| Some(token.expose_secret().to_owned());
-    assert_eq!(told, [None, named(&first), named(&second)]);
+    assert_eq!(replaced, [None, named(&first), named(&second)]);
 }
 
-/// Counts its fetches, and how many ran at once.
+/// Source that records the highest number of concurrent fetches.
 #[derive(Default)]
-struct AtOnce {
+struct ConcurrencyProbe {
     fetches: AtomicUsize,
     running: AtomicUsize,
-    most: AtomicUsize,
+    max: AtomicUsize,
 }
 
-/// Ends a fetch also when it is cut off.
-struct Running<'a>(&'a AtOnce);
+/// Guard for one fetch. It counts a cancelled fetch as ended, too.
+struct FetchGuard<'a>(&'a ConcurrencyProbe);
 
-impl Drop for Running<'_> {
+impl Drop for FetchGuard<'_> {
     fn drop(&mut self) {
         self.0.running.fetch_sub(1, Ordering::SeqCst);
     }
 }
 
 #[async_trait]
-impl TokenSource for AtOnce {
+impl TokenSource for ConcurrencyProbe {
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
         let number = self.fetches.fetch_add(1, Ordering::SeqCst);
         let running = 1 + self.running.fetch_add(1, Ordering::SeqCst);
-        self.most.fetch_max(running, Ordering::SeqCst);
-        let _running = Running(self);
+        self.max.fetch_max(running, Ordering::SeqCst);
+        let _guard = FetchGuard(self);
         sleep(millis(20)).await;
         AccessToken::new(format!("token-{number}"), millis(300))
     }
@@ -399,7 +404,7 @@ impl TokenSource for AtOnce {
 
 #[test]
 fn callers_on_many_threads_never_have_two_fetches_at_once() {
-    let source = Arc::new(AtOnce::default());
+    let source = Arc::new(ConcurrencyProbe::default());
     let tokens = TokenManager::builder(source.clone()).build().unwrap();
     let end = std::time::Instant::now() + secs(4);
     let threads: Vec<_> = (0..8)
@@ -407,7 +412,7 @@ fn callers_on_many_threads_never_have_two_fetches_at_once() {
             let tokens = tokens.clone();
             std::thread::spawn(move || {
                 while std::time::Instant::now() < end {
-                    // Runtimes that end in the middle of a fetch, and callers that give up.
+                    // Short-lived runtimes end in the middle of a fetch, and callers give up.
                     let job = Builder::new_current_thread().enable_all().build().unwrap();
                     job.block_on(async {
                         for _ in 0..5 {
@@ -422,6 +427,9 @@ fn callers_on_many_threads_never_have_two_fetches_at_once() {
     for thread in threads {
         thread.join().unwrap();
     }
-    assert_eq!(source.most.load(Ordering::SeqCst), 1);
-    assert!(source.fetches.load(Ordering::SeqCst) >= 2, "it was put to the test");
+    assert_eq!(source.max.load(Ordering::SeqCst), 1);
+    assert!(
+        source.fetches.load(Ordering::SeqCst) >= 2,
+        "too few fetches for the test to mean anything"
+    );
 }

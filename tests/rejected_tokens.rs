@@ -1,12 +1,13 @@
-//! Tokens that the API refuses, as the manager sees them: in paused time, with a source inside the process.
+//! Rejected tokens and the rejection throttle, in paused time with an in-process source.
 
 mod common;
 
-use common::{Answer, LIFE, Source, millis, secs};
+use common::{LIFETIME, Outcome, Source, millis, secs};
 use osdatahub_auth::{AccessToken, ErrorKind, TokenManager};
 use tokio::time::{Instant, advance, sleep};
 
-async fn held_for(tokens: &TokenManager, seconds: u64) -> AccessToken {
+/// Gets a token and advances the clock, so that the token has been held for this long.
+async fn token_held_for(tokens: &TokenManager, seconds: u64) -> AccessToken {
     let token = tokens.token().await.unwrap();
     advance(secs(seconds)).await;
     token
@@ -16,11 +17,11 @@ async fn held_for(tokens: &TokenManager, seconds: u64) -> AccessToken {
 async fn a_rejected_token_is_never_handed_out_again() {
     let source = Source::healthy();
     let tokens = source.manager();
-    let refused = held_for(&tokens, 5).await;
-    tokens.reject(&refused);
+    let rejected = token_held_for(&tokens, 5).await;
+    tokens.reject(&rejected);
     assert!(tokens.current().is_none());
     let next = tokens.token().await.unwrap();
-    assert_ne!(next.expose_secret(), refused.expose_secret());
+    assert_ne!(next.expose_secret(), rejected.expose_secret());
     assert_eq!(source.count(), 2);
 }
 
@@ -28,8 +29,8 @@ async fn a_rejected_token_is_never_handed_out_again() {
 async fn a_rejection_starts_the_refresh_at_once() {
     let source = Source::healthy();
     let tokens = source.manager();
-    let refused = held_for(&tokens, 5).await;
-    tokens.reject(&refused);
+    let rejected = token_held_for(&tokens, 5).await;
+    tokens.reject(&rejected);
     sleep(millis(60)).await;
     assert!(tokens.current().is_some());
 }
@@ -38,9 +39,9 @@ async fn a_rejection_starts_the_refresh_at_once() {
 async fn a_late_rejection_of_an_older_token_costs_nothing() {
     let source = Source::healthy();
     let tokens = source.manager();
-    let old = held_for(&tokens, 10).await;
+    let old = token_held_for(&tokens, 10).await;
     tokens.reject(&old);
-    let new = held_for(&tokens, 60).await;
+    let new = token_held_for(&tokens, 60).await;
     for _ in 0..100 {
         tokens.reject(&old);
     }
@@ -52,9 +53,9 @@ async fn a_late_rejection_of_an_older_token_costs_nothing() {
 async fn a_thousand_rejections_of_one_token_cost_one_post() {
     let source = Source::healthy();
     let tokens = source.manager();
-    let refused = held_for(&tokens, 5).await;
+    let rejected = token_held_for(&tokens, 5).await;
     for _ in 0..1_000 {
-        tokens.reject(&refused);
+        tokens.reject(&rejected);
     }
     tokens.token().await.unwrap();
     sleep(secs(5)).await;
@@ -63,25 +64,25 @@ async fn a_thousand_rejections_of_one_token_cost_one_post() {
 
 #[tokio::test(start_paused = true)]
 async fn a_new_token_is_not_replaced_for_5_s_or_a_quarter_of_its_life() {
-    for (life, wait) in [(LIFE, 5_000), (secs(8), 2_000), (secs(2), 500)] {
-        let source = Source::new(move |_| Answer::token(life));
+    for (lifetime, wait) in [(LIFETIME, 5_000), (secs(8), 2_000), (secs(2), 500)] {
+        let source = Source::new(move |_| Outcome::token(lifetime));
         let tokens = source.manager();
         let token = tokens.token().await.unwrap();
         advance(millis(wait - 1)).await;
         tokens.reject(&token);
-        assert!(tokens.current().is_some(), "{life:?}: too young");
+        assert!(tokens.current().is_some(), "{lifetime:?}: held too briefly");
         advance(millis(1)).await;
         tokens.reject(&token);
-        assert!(tokens.current().is_none(), "{life:?}: old enough");
+        assert!(tokens.current().is_none(), "{lifetime:?}: held long enough");
     }
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_wall_of_refusals_costs_at_most_6_posts_a_minute() {
     for pause in [millis(10), secs(1), secs(7), secs(9), secs(10), secs(11)] {
-        let source = Source::new(|_| Answer::token(LIFE));
+        let source = Source::new(|_| Outcome::token(LIFETIME));
         let tokens = source.manager();
-        held_for(&tokens, 30).await;
+        token_held_for(&tokens, 30).await;
         let start = Instant::now();
         while start.elapsed() < secs(600) {
             if let Ok(token) = tokens.token().await {
@@ -99,28 +100,28 @@ async fn a_wall_of_refusals_costs_at_most_6_posts_a_minute() {
 
 #[tokio::test(start_paused = true)]
 async fn the_wait_of_a_wall_of_refusals_falls_back_once_it_has_passed() {
-    let source = Source::new(|_| Answer::token(LIFE));
+    let source = Source::new(|_| Outcome::token(LIFETIME));
     let tokens = source.manager();
-    held_for(&tokens, 30).await;
+    token_held_for(&tokens, 30).await;
     let wall = Instant::now();
     while wall.elapsed() < secs(40) {
         tokens.reject(&tokens.token().await.unwrap());
         sleep(millis(100)).await;
     }
-    // By now a new token has to be held for 40 s; twice that without a refusal, and 5 s are enough again.
-    let token = held_for(&tokens, 81).await;
+    // By now a 401 replaces only a token that has been held for 40 s. After 80 s without a 401, 5 s is enough again.
+    let token = token_held_for(&tokens, 81).await;
     tokens.reject(&token);
-    let next = held_for(&tokens, 11).await;
+    let next = token_held_for(&tokens, 11).await;
     tokens.reject(&next);
     assert!(tokens.current().is_none());
 }
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_brings_the_rejected_token_again_has_failed() {
-    let fixed = AccessToken::new("always-the-same", LIFE).unwrap();
-    let source = Source::new(move |_| Answer::exactly(fixed.clone()));
+    let fixed = AccessToken::new("always-the-same", LIFETIME).unwrap();
+    let source = Source::new(move |_| Outcome::exactly(fixed.clone()));
     let tokens = source.manager();
-    let token = held_for(&tokens, 10).await;
+    let token = token_held_for(&tokens, 10).await;
     tokens.reject(&token);
     let error = tokens.token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::MalformedResponse);
@@ -131,12 +132,12 @@ async fn a_source_that_brings_the_rejected_token_again_has_failed() {
 #[tokio::test(start_paused = true)]
 async fn a_rejected_token_stays_rejected_while_the_endpoint_is_down() {
     let source = Source::new(|n| match n {
-        2..=4 => Answer::failure(ErrorKind::Unavailable),
-        _ => Answer::token(LIFE),
+        2..=4 => Outcome::failure(ErrorKind::Unavailable),
+        _ => Outcome::token(LIFETIME),
     });
     let tokens = source.manager();
-    let refused = held_for(&tokens, 10).await;
-    tokens.reject(&refused);
+    let rejected = token_held_for(&tokens, 10).await;
+    tokens.reject(&rejected);
     while tokens.token().await.is_err() {
         assert!(tokens.current().is_none());
     }

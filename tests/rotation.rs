@@ -1,31 +1,32 @@
-//! Keys and secrets that change while a service runs: over real sockets and real files, in real time.
+//! Rotation of the key and the secret while a service runs. Over real sockets and with real files, in real time.
 
 use std::{path::PathBuf, time::Duration};
 
 use osdatahub_auth::{ErrorKind, FakeDataHub, FileCredentials, TokenEndpoint, TokenManager, TokenState};
 use tokio::time::sleep;
 
-/// Two files in a folder of their own, which goes when they do.
+/// Key and secret files in a temporary directory, which is deleted on drop.
 struct Files {
-    folder: PathBuf,
+    dir: PathBuf,
 }
 
 impl Files {
     fn new(name: &str) -> Self {
-        let folder = std::env::temp_dir().join(format!("osdatahub-auth-{name}-{}", std::process::id()));
-        std::fs::create_dir_all(&folder).unwrap();
-        Self { folder }
+        let dir = std::env::temp_dir().join(format!("osdatahub-auth-{name}-{}", std::process::id()));
+        std::fs::create_dir_all(&dir).unwrap();
+        Self { dir }
     }
 
     fn write(&self, key: &str, secret: &str) {
-        std::fs::write(self.folder.join("key"), key).unwrap();
-        std::fs::write(self.folder.join("secret"), secret).unwrap();
+        std::fs::write(self.dir.join("key"), key).unwrap();
+        std::fs::write(self.dir.join("secret"), secret).unwrap();
     }
 
-    /// Tokens of 40 s that are renewed after one, so that there is much time in which the old one serves.
+    /// A manager whose tokens live for 40 s and are due for renewal after 1 s, so that the old token stays usable for
+    /// long.
     fn manager(&self, hub: &FakeDataHub) -> TokenManager {
         hub.set_lifetime(Duration::from_secs(40));
-        let files = FileCredentials::new(self.folder.join("key"), self.folder.join("secret"));
+        let files = FileCredentials::new(self.dir.join("key"), self.dir.join("secret"));
         let endpoint = TokenEndpoint::builder(files)
             .token_url(hub.token_url())
             .build()
@@ -39,12 +40,12 @@ impl Files {
 
 impl Drop for Files {
     fn drop(&mut self) {
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
-/// Waits for the refresh in the background to fail.
-async fn failure(tokens: &TokenManager) -> ErrorKind {
+/// Waits for the background refresh to fail, and returns the kind of its error.
+async fn refresh_failure(tokens: &TokenManager) -> ErrorKind {
     for _ in 0..1_000 {
         if let Some(kind) = tokens.status().last_error {
             return kind;
@@ -66,14 +67,14 @@ async fn a_new_key_and_secret_are_picked_up_without_a_restart() {
     hub.set_credentials("new-key", "new-secret");
     sleep(Duration::from_millis(1_100)).await;
     tokens.token().await.unwrap();
-    assert_eq!(failure(&tokens).await, ErrorKind::CredentialsRejected);
+    assert_eq!(refresh_failure(&tokens).await, ErrorKind::CredentialsRejected);
 
     files.write("new-key\n", "new-secret\n");
     for _ in 0..70 {
         let token = tokens
             .token()
             .await
-            .expect("the old token serves until the new one is there");
+            .expect("the old token should be usable until the new one arrives");
         if token.expose_secret() != first.expose_secret() {
             assert_eq!(tokens.status().consecutive_failures, 0);
             return;
@@ -92,15 +93,15 @@ async fn a_missing_or_half_written_file_leaves_the_token_in_use_and_says_what_is
     let tokens = files.manager(&hub);
     let first = tokens.token().await.unwrap();
 
-    std::fs::remove_file(files.folder.join("secret")).unwrap();
+    std::fs::remove_file(files.dir.join("secret")).unwrap();
     sleep(Duration::from_millis(1_100)).await;
-    let serving = tokens.token().await.unwrap();
-    assert_eq!(serving.expose_secret(), first.expose_secret());
-    assert_eq!(failure(&tokens).await, ErrorKind::Configuration);
+    let current = tokens.token().await.unwrap();
+    assert_eq!(current.expose_secret(), first.expose_secret());
+    assert_eq!(refresh_failure(&tokens).await, ErrorKind::Configuration);
     assert_eq!(tokens.status().state, TokenState::Stale);
-    assert_eq!(hub.token_posts(), 1, "nothing is sent without a secret");
+    assert_eq!(hub.token_posts(), 1, "no request should be sent without a secret");
 
-    // Whoever has no token is told which file it is.
+    // Without a token, the caller gets an error that says which of the two files is empty.
     files.write("canary-key", "");
     let error = files.manager(&hub).token().await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::Configuration);

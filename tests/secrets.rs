@@ -1,5 +1,5 @@
-//! No secret in any log line, span, `Debug` or `Display`, whatever happens. One test, as it listens to the whole
-//! process.
+//! Redaction: no secret appears in any log line, span, `Debug` or `Display`. A single test, because its log
+//! subscriber is global to the process.
 
 mod common;
 #[path = "common/redis.rs"]
@@ -70,14 +70,14 @@ async fn no_secret_shows_anywhere_at_trace_on_any_path() {
         .init();
     let hub = FakeDataHub::start().await.unwrap();
     let endpoint = Arc::new(endpoint(&hub, &log));
-    fail_in_every_way(&hub, &endpoint, &log).await;
-    use_a_chain(&hub, &endpoint, &log).await;
+    refresh_against_every_response(&hub, &endpoint, &log).await;
+    send_requests(&hub, &endpoint, &log).await;
     share_through_redis(&hub, &log).await;
     log.add(&hub);
     log.add(&hub.received());
 
     let shown = String::from_utf8(log.0.lock().unwrap().clone()).unwrap();
-    // It did listen …
+    // The log has what it should have …
     for expected in [
         "os_token_refresh",
         "token refresh failed",
@@ -87,13 +87,13 @@ async fn no_secret_shows_anywhere_at_trace_on_any_path() {
         "access token adopted",
         "does not accept the user or the password",
     ] {
-        assert!(shown.contains(expected), "{expected} is missing");
+        assert!(shown.contains(expected), "{expected} is missing from the log");
     }
-    // … and heard nothing.
+    // … and no secret.
     let basic = STANDARD.encode(format!("{KEY}:{SECRET}"));
     for secret in [KEY, SECRET, TOKEN, BODY, REDIS_PASSWORD, basic.trim_end_matches('=')] {
         let found = shown.lines().find(|line| line.contains(secret));
-        assert!(found.is_none(), "{secret} in {found:?}");
+        assert!(found.is_none(), "{secret} leaked in {found:?}");
     }
 }
 
@@ -103,7 +103,7 @@ fn endpoint(hub: &FakeDataHub, log: &Log) -> TokenEndpoint {
     let builder = TokenEndpoint::builder(credentials)
         .token_url(hub.token_url())
         .request_timeout(Duration::from_millis(200))
-        // A user's wish to see the bytes on the wire does not extend to this wire.
+        // The endpoint has to turn this off, because it logs the bytes on the wire.
         .http_client(reqwest::ClientBuilder::new().connection_verbose(true));
     log.add(&builder);
     let endpoint = builder.build().unwrap();
@@ -111,7 +111,7 @@ fn endpoint(hub: &FakeDataHub, log: &Log) -> TokenEndpoint {
     endpoint
 }
 
-fn token_answer(number: usize) -> FakeAnswer {
+fn token_response(number: usize) -> FakeAnswer {
     let json = format!(
         r#"{{"access_token":"{TOKEN}{number}","expires_in":"4","token_type":"Bearer","developer.email":"{BODY}"}}"#
     );
@@ -122,7 +122,7 @@ fn fault(code: &str) -> String {
     format!(r#"{{"fault":{{"faultstring":"{BODY}","detail":{{"errorcode":"{code}"}}}}}}"#)
 }
 
-async fn fail_in_every_way(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log) {
+async fn refresh_against_every_response(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log) {
     let refresh = async || {
         let builder = TokenManager::builder(endpoint.clone()).acquire_timeout(Duration::from_millis(100));
         log.add(&builder);
@@ -155,8 +155,8 @@ async fn fail_in_every_way(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log
     hub.set_delay(Duration::ZERO);
 }
 
-/// Tokens handed out, refused in every way, and not to be had.
-async fn use_a_chain(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log) {
+/// Requests through a chain of middleware: with a token, with every kind of 401, and without a token.
+async fn send_requests(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log) {
     let tokens = TokenManager::builder(endpoint.clone()).build().unwrap();
     let auth = BearerAuth::new(tokens.clone()).with_origin(hub.origin()).unwrap();
     log.add(&auth);
@@ -167,24 +167,24 @@ async fn use_a_chain(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log
         .with(auth)
         .build();
     let challenge = format!(r#"Bearer error="invalid_token",error_description="{BODY}""#);
-    let answers = [
+    let responses = [
         FakeAnswer::new(200, BODY),
         FakeAnswer::new(401, BODY),
         FakeAnswer::new(401, fault("oauth.v2.InvalidAccessToken")),
         FakeAnswer::new(401, fault("oauth.v2.InvalidApiKeyForGivenResource")),
         FakeAnswer::new(401, "").with_header("WWW-Authenticate", &challenge),
     ];
-    for (number, answer) in answers.into_iter().enumerate() {
-        hub.fail(token_answer(number));
+    for (number, response) in responses.into_iter().enumerate() {
+        hub.fail(token_response(number));
         let token = tokens.token().await.unwrap();
         log.add(&token);
         log.add(&token.header_value());
         log.add(&tokens.hand_out(Duration::ZERO).await);
-        // Old enough to be replaced because of a 401.
+        // By then a 401 may replace the token.
         tokio::time::sleep(Duration::from_millis(1_050)).await;
-        hub.answer_path("/search/x", answer);
-        let answer = client.get(hub.url("/search/x")).send().await;
-        log.add(&answer.map(|answer| answer.status()));
+        hub.answer_path("/search/x", response);
+        let response = client.get(hub.url("/search/x")).send().await;
+        log.add(&response.map(|response| response.status()));
         log.add(&tokens.status());
     }
     hub.fail(FakeAnswer::new(503, BODY));
@@ -194,7 +194,7 @@ async fn use_a_chain(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &Log
     log.add_error(&error);
 }
 
-/// Shared, and not: a wrong password, a damaged entry, a Redis that is gone.
+/// Sharing through Redis: with a wrong password, with the right one, with Redis gone, and with a failing endpoint.
 async fn share_through_redis(hub: &FakeDataHub, log: &Log) {
     let mut redis = RedisServer::start_with(&["--requirepass", REDIS_PASSWORD]).await;
     let with_password = |password: &str| redis.url().replace("redis://", &format!("redis://:{password}@"));
@@ -202,7 +202,7 @@ async fn share_through_redis(hub: &FakeDataHub, log: &Log) {
         with_password(REDIS_PASSWORD),
         with_password(&format!("{REDIS_PASSWORD}2")),
     ];
-    hub.fail(token_answer(0));
+    hub.fail(token_response(0));
     let source = |url: &str| {
         let builder = SharedSource::builder(endpoint(hub, log), url).time_limit(Duration::from_secs(5));
         log.add(&builder);

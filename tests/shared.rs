@@ -1,13 +1,13 @@
-//! One token for many processes, through real Redis servers of the tests' own. Within one process each manager stands
-//! for a node; the processes are in `fleet.rs`.
+//! `SharedSource`: one token for many processes. Each test has a separate, real Redis server, and each manager stands
+//! for a node. `fleet.rs` has real processes.
 
 mod common;
+#[path = "common/log_capture.rs"]
+mod log_capture;
 #[path = "common/raw.rs"]
 mod raw;
 #[path = "common/redis.rs"]
 mod redis_server;
-#[path = "common/told.rs"]
-mod told;
 
 use std::{
     sync::Arc,
@@ -15,6 +15,7 @@ use std::{
 };
 
 use common::{eventually, millis, secs};
+use log_capture::LogCapture;
 use osdatahub_auth::{
     AccessToken, BearerAuth, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, SharedSource, TokenEndpoint,
     TokenManager, TokenSource,
@@ -27,11 +28,10 @@ use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
 };
-use told::Told;
 
-/// What Redis may add to a fetch by default.
+/// The default `time_limit`: the most that Redis may add to a fetch.
 const LIMIT: Duration = millis(250);
-/// A slow machine's loopback and tasks, on top of what is promised.
+/// Extra time for a slow machine, on top of the promised limit.
 const SLACK: Duration = millis(750);
 
 fn endpoint(hub: &FakeDataHub) -> TokenEndpoint {
@@ -45,7 +45,7 @@ fn endpoint_for(hub: &FakeDataHub, credentials: ProjectCredentials) -> TokenEndp
         .unwrap()
 }
 
-/// With time for a slow machine, where what Redis may cost is not the question.
+/// Source with a generous `time_limit`, for tests that are not about the delay that Redis causes.
 fn source(hub: &FakeDataHub, redis: &RedisServer) -> SharedSource {
     SharedSource::builder(endpoint(hub), redis.url())
         .time_limit(secs(5))
@@ -53,7 +53,7 @@ fn source(hub: &FakeDataHub, redis: &RedisServer) -> SharedSource {
         .unwrap()
 }
 
-/// A node of the fleet.
+/// The manager of one node.
 fn node(hub: &FakeDataHub, redis: &RedisServer) -> TokenManager {
     TokenManager::builder(source(hub, redis)).build().unwrap()
 }
@@ -62,37 +62,37 @@ async fn token(tokens: &TokenManager) -> String {
     tokens.token().await.unwrap().expose_secret().to_owned()
 }
 
-/// A token with its entry in Redis, and the entry's key.
-async fn shared(source: &SharedSource, redis: &RedisServer) -> (AccessToken, String) {
+/// Fetches a token and waits until it is published. Returns it with the key of its entry.
+async fn fetch_and_publish(source: &SharedSource, redis: &RedisServer) -> (AccessToken, String) {
     let token = source.fetch(None).await.unwrap();
-    (token, redis.entry().await)
+    (token, redis.entry_key().await)
 }
 
-async fn lock_is_taken(redis: &RedisServer) -> String {
+async fn wait_for_lock(redis: &RedisServer) -> String {
     eventually("the lock is taken", async || redis.key("lock").await).await
 }
 
-async fn lock_is_handed_back(redis: &RedisServer) {
-    eventually("the lock is handed back", async || {
+async fn wait_for_release(redis: &RedisServer) {
+    eventually("the lock is released", async || {
         redis.key("lock").await.is_none().then_some(())
     })
     .await;
 }
 
-/// A moment after it came, whoever looks gets this token, who has that one or none.
-async fn is_shared(token: &AccessToken, source: &SharedSource, instead_of: Option<&AccessToken>) {
+/// Waits until a fetch that replaces `replaced` adopts this token. It is published a moment after its own fetch.
+async fn wait_until_published(token: &AccessToken, source: &SharedSource, replaced: Option<&AccessToken>) {
     eventually("the token is shared", async || {
-        let adopted = source.fetch(instead_of).await.unwrap();
+        let adopted = source.fetch(replaced).await.unwrap();
         (adopted.expose_secret() == token.expose_secret()).then_some(())
     })
     .await;
 }
 
-async fn raw_entry(redis: &RedisServer, key: &str) -> Option<Vec<u8>> {
-    redis.ask(&format!("GET {key}")).await
+async fn stored_entry(redis: &RedisServer, key: &str) -> Option<Vec<u8>> {
+    redis.command(&format!("GET {key}")).await
 }
 
-async fn set_raw(redis: &RedisServer, key: &str, entry: &[u8]) {
+async fn store_entry(redis: &RedisServer, key: &str, entry: &[u8]) {
     let mut command = redis::cmd("SET");
     command.arg(key).arg(entry).arg("PX").arg(60_000);
     let () = command.query_async(&mut redis.connection().await).await.unwrap();
@@ -120,11 +120,11 @@ async fn a_token_that_another_node_has_is_adopted_with_what_is_left_of_its_life(
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_lifetime(secs(100));
     let source = source(&hub, &redis);
-    let (first, _) = shared(&source, &redis).await;
+    let (first, _) = fetch_and_publish(&source, &redis).await;
     sleep(millis(1_500)).await;
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), first.expose_secret());
-    // In this order, as time goes on between the two.
+    // Read in this order, because time passes between the two calls.
     let (first, adopted) = (first.remaining(), adopted.remaining());
     assert!(adopted <= first, "{adopted:?} {first:?}");
     assert!(adopted + secs(1) > first, "{adopted:?} {first:?}");
@@ -135,8 +135,8 @@ async fn a_token_that_another_node_has_is_adopted_with_what_is_left_of_its_life(
 async fn who_wants_a_token_that_lasts_does_not_have_to_take_an_old_one_from_another_node() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_lifetime(secs(60));
-    let (_, key) = shared(&source(&hub, &redis), &redis).await;
-    let () = redis.ask(&format!("PEXPIRE {key} 20000")).await;
+    let (_, key) = fetch_and_publish(&source(&hub, &redis), &redis).await;
+    let () = redis.command(&format!("PEXPIRE {key} 20000")).await;
     let new_node = node(&hub, &redis);
     assert!(new_node.token().await.unwrap().remaining() <= secs(20));
     assert_eq!(hub.token_posts(), 1);
@@ -157,7 +157,7 @@ async fn a_stale_token_is_renewed_by_one_node_for_all() {
         }
         sleep(millis(20)).await;
     }
-    // At 0 s, and at 3.0 to 3.4 s of each token's life.
+    // One POST at 0 s, then one between 3.0 and 3.4 s of each token's lifetime.
     assert!((3..=4).contains(&hub.token_posts()), "{} POSTs", hub.token_posts());
 }
 
@@ -169,12 +169,16 @@ async fn the_lock_is_handed_back_and_the_next_fetch_waits_for_nobody() {
     source.fetch(None).await.unwrap_err();
     let mut token = None;
     for _ in 0..3 {
-        lock_is_handed_back(&redis).await;
+        wait_for_release(&redis).await;
         let start = Instant::now();
         token = Some(source.fetch(token.as_ref()).await.unwrap());
         assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
     }
-    assert_eq!(hub.token_posts(), 4, "each replaced the one before");
+    assert_eq!(
+        hub.token_posts(),
+        4,
+        "one POST failed, then each fetch should replace the token of the last"
+    );
 }
 
 #[tokio::test]
@@ -186,12 +190,15 @@ async fn a_fetch_that_is_cancelled_hands_the_lock_back() {
         let tokens = tokens.clone();
         async move { tokens.token().await }
     });
-    lock_is_taken(&redis).await;
+    wait_for_lock(&redis).await;
     caller.abort();
     drop((tokens, caller.await));
     let start = Instant::now();
-    lock_is_handed_back(&redis).await;
-    assert!(start.elapsed() < secs(2), "it did not just run out");
+    wait_for_release(&redis).await;
+    assert!(
+        start.elapsed() < secs(2),
+        "the lock should be released, not just expire"
+    );
 }
 
 #[tokio::test]
@@ -200,53 +207,53 @@ async fn a_lock_that_another_has_by_now_is_left_to_it() {
     hub.set_delay(millis(500));
     let source = source(&hub, &redis);
     let fetch = tokio::spawn(async move { source.fetch(None).await });
-    let lock = lock_is_taken(&redis).await;
-    // It lasts for the attempt's 5 s and one more.
-    let left: i64 = redis.ask(&format!("PTTL {lock}")).await;
-    assert!((5_000..=6_000).contains(&left), "{left} ms");
-    let () = redis.ask(&format!("SET {lock} another")).await;
+    let lock = wait_for_lock(&redis).await;
+    // The lease covers the request_timeout of 5 s, and 1 s more.
+    let ttl: i64 = redis.command(&format!("PTTL {lock}")).await;
+    assert!((5_000..=6_000).contains(&ttl), "{ttl} ms");
+    let () = redis.command(&format!("SET {lock} another")).await;
     fetch.await.unwrap().unwrap();
-    redis.entry().await;
-    let owner: Option<String> = redis.ask(&format!("GET {lock}")).await;
+    redis.entry_key().await;
+    let owner: Option<String> = redis.command(&format!("GET {lock}")).await;
     assert_eq!(owner.as_deref(), Some("another"));
 }
 
 #[tokio::test]
 async fn who_waits_longer_than_a_lease_can_last_asks_for_itself() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
-    let hasty = TokenEndpoint::builder(hub.credentials())
+    let endpoint = TokenEndpoint::builder(hub.credentials())
         .token_url(hub.token_url())
         .request_timeout(millis(500))
         .build()
         .unwrap();
-    let source = SharedSource::builder(hasty, redis.url())
+    let source = SharedSource::builder(endpoint, redis.url())
         .time_limit(secs(5))
         .build()
         .unwrap();
-    let (first, _) = shared(&source, &redis).await;
-    // Another node's lock that never runs out.
-    let lock = redis.entry().await.replace(":token", ":lock");
-    let () = redis.ask(&format!("SET {lock} another")).await;
+    let (first, _) = fetch_and_publish(&source, &redis).await;
+    // Another node's lock, which never expires.
+    let lock = redis.entry_key().await.replace(":token", ":lock");
+    let () = redis.command(&format!("SET {lock} another")).await;
     let start = Instant::now();
     let second = source.fetch(Some(&first)).await.unwrap();
     assert!(start.elapsed() >= millis(2_500), "{:?}", start.elapsed());
-    // Every 100 ms or so, not as fast as it could.
-    let commands: String = redis.ask("INFO commandstats").await;
-    let asked = commands
+    // It polls about every 100 ms, not in a busy loop.
+    let commands: String = redis.command("INFO commandstats").await;
+    let polls = commands
         .lines()
         .find_map(|line| line.strip_prefix("cmdstat_eval:calls="));
-    let asked: usize = asked.unwrap().split(',').next().unwrap().parse().unwrap();
-    assert!((10..100).contains(&asked), "{asked} questions in 2.5 s");
+    let polls: usize = polls.unwrap().split(',').next().unwrap().parse().unwrap();
+    assert!((10..100).contains(&polls), "{polls} polls in 2.5 s");
     assert!(start.elapsed() < secs(5), "{:?}", start.elapsed());
     assert_eq!(hub.token_posts(), 2);
-    // And shares what it got.
-    is_shared(&second, &source, Some(&first)).await;
+    // It also publishes its token.
+    wait_until_published(&second, &source, Some(&first)).await;
 }
 
 #[tokio::test]
 async fn a_token_that_was_refused_is_handed_out_to_nobody_again() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
-    // A 401 counts against a token that we have had for two seconds.
+    // A 401 replaces a token that has been held for 2 s.
     hub.set_lifetime(secs(8));
     let nodes: Vec<_> = (0..5).map(|_| node(&hub, &redis)).collect();
     let mut clients = Vec::new();
@@ -260,13 +267,13 @@ async fn a_token_that_was_refused_is_handed_out_to_nobody_again() {
     assert_eq!(hub.token_posts(), 1);
     hub.revoke_all();
     for client in clients {
-        let answer = client.get(hub.url("/search/names/v1/find")).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let response = client.get(hub.url("/search/names/v1/find")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
     }
     assert_eq!(
         hub.token_posts(),
         2,
-        "one node replaced the entry, the others adopted it"
+        "one node should replace the entry, and the others should adopt it"
     );
 }
 
@@ -274,19 +281,19 @@ async fn a_token_that_was_refused_is_handed_out_to_nobody_again() {
 async fn a_node_that_has_just_adopted_a_revoked_token_replaces_it_at_once() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_lifetime(secs(8));
-    let (_, key) = shared(&source(&hub, &redis), &redis).await;
-    let revoked = raw_entry(&redis, &key).await;
+    let (_, key) = fetch_and_publish(&source(&hub, &redis), &redis).await;
+    let revoked = stored_entry(&redis, &key).await;
     sleep(millis(2_200)).await;
     hub.revoke_all();
-    // As short-lived functions do: each begins, sends a request, and ends.
+    // Short-lived functions do this: each starts, sends one request, and ends.
     for _ in 0..3 {
         let auth = BearerAuth::new(node(&hub, &redis)).with_origin(hub.origin()).unwrap();
         let client = hub.client_builder().build().unwrap();
         let client = ClientBuilder::new(client).with(auth).build();
-        let answer = client.get(hub.url("/search/names/v1/find")).send().await.unwrap();
-        assert_eq!(answer.status(), 200);
+        let response = client.get(hub.url("/search/names/v1/find")).send().await.unwrap();
+        assert_eq!(response.status(), 200);
         eventually("the entry is replaced", async || {
-            (raw_entry(&redis, &key).await != revoked).then_some(())
+            (stored_entry(&redis, &key).await != revoked).then_some(())
         })
         .await;
     }
@@ -297,12 +304,12 @@ async fn a_node_that_has_just_adopted_a_revoked_token_replaces_it_at_once() {
 async fn a_token_that_is_older_than_the_one_to_be_replaced_is_not_adopted() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     let source = source(&hub, &redis);
-    let (old, key) = shared(&source, &redis).await;
-    let old_entry = raw_entry(&redis, &key).await.unwrap();
+    let (old, key) = fetch_and_publish(&source, &redis).await;
+    let old_entry = stored_entry(&redis, &key).await.unwrap();
     sleep(millis(100)).await;
     let newer = source.fetch(Some(&old)).await.unwrap();
-    // As if the newer one could never be written.
-    set_raw(&redis, &key, &old_entry).await;
+    // As if the newer token had never been published.
+    store_entry(&redis, &key, &old_entry).await;
     let newest = source.fetch(Some(&newer)).await.unwrap();
     assert_ne!(newest.expose_secret(), old.expose_secret());
     assert_eq!(hub.token_posts(), 3);
@@ -312,29 +319,30 @@ async fn a_token_that_is_older_than_the_one_to_be_replaced_is_not_adopted() {
 async fn an_entry_that_has_become_newer_meanwhile_is_not_overwritten() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     let source = Arc::new(source(&hub, &redis));
-    let (first, key) = shared(&source, &redis).await;
+    let (first, key) = fetch_and_publish(&source, &redis).await;
     hub.set_delay(millis(500));
     let fetch = tokio::spawn({
         let (source, first) = (source.clone(), first.clone());
         async move { source.fetch(Some(&first)).await }
     });
-    lock_is_taken(&redis).await;
-    set_raw(&redis, &key, b"a newer one").await;
+    wait_for_lock(&redis).await;
+    store_entry(&redis, &key, b"a newer one").await;
     fetch.await.unwrap().unwrap();
-    lock_is_handed_back(&redis).await;
-    assert_eq!(raw_entry(&redis, &key).await.as_deref(), Some(&b"a newer one"[..]));
+    wait_for_release(&redis).await;
+    assert_eq!(stored_entry(&redis, &key).await.as_deref(), Some(&b"a newer one"[..]));
 }
 
 #[tokio::test]
 async fn an_entry_lives_as_long_as_its_token_by_rediss_clock() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_lifetime(secs(60));
-    let (token, key) = shared(&source(&hub, &redis), &redis).await;
+    let (token, key) = fetch_and_publish(&source(&hub, &redis), &redis).await;
     let remaining = token.remaining();
-    let left: u64 = redis.ask(&format!("PTTL {key}")).await;
-    // Sooner rather than later, by the time that the talk took; but PTTL rounds up.
-    assert!(millis(left) <= remaining + millis(1), "{left} ms, {remaining:?}");
-    assert!(millis(left) + secs(1) > remaining, "{left} ms, {remaining:?}");
+    let ttl: u64 = redis.command(&format!("PTTL {key}")).await;
+    // The entry may expire early, by the time that the exchange with Redis took, but not late. PTTL rounds up by 1
+    // ms.
+    assert!(millis(ttl) <= remaining + millis(1), "{ttl} ms, {remaining:?}");
+    assert!(millis(ttl) + secs(1) > remaining, "{ttl} ms, {remaining:?}");
 }
 
 #[tokio::test]
@@ -342,17 +350,17 @@ async fn neither_an_entry_that_lasts_too_long_nor_one_that_ends_sooner_makes_a_l
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_lifetime(secs(60));
     let source = source(&hub, &redis);
-    let (first, key) = shared(&source, &redis).await;
-    let () = redis.ask(&format!("PEXPIRE {key} 600000")).await;
+    let (first, key) = fetch_and_publish(&source, &redis).await;
+    let () = redis.command(&format!("PEXPIRE {key} 600000")).await;
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), first.expose_secret());
     assert!(adopted.remaining() <= secs(60), "{adopted:?}");
-    let () = redis.ask(&format!("PEXPIRE {key} 30000")).await;
+    let () = redis.command(&format!("PEXPIRE {key} 30000")).await;
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), first.expose_secret());
     assert!(adopted.remaining() <= secs(30), "{adopted:?}");
-    // Of 60 s the last 2 are kept back.
-    let () = redis.ask(&format!("PEXPIRE {key} 1900")).await;
+    // The expiry margin of a 60 s token is 2 s.
+    let () = redis.command(&format!("PEXPIRE {key} 1900")).await;
     let other = source.fetch(None).await.unwrap();
     assert_ne!(other.expose_secret(), first.expose_secret());
     assert_eq!(hub.token_posts(), 2);
@@ -363,10 +371,10 @@ async fn an_old_entry_that_somebody_brings_back_has_expired() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_lifetime(secs(1));
     let source = source(&hub, &redis);
-    let (_, key) = shared(&source, &redis).await;
-    let old = raw_entry(&redis, &key).await.unwrap();
+    let (_, key) = fetch_and_publish(&source, &redis).await;
+    let old = stored_entry(&redis, &key).await.unwrap();
     sleep(secs(1)).await;
-    set_raw(&redis, &key, &old).await;
+    store_entry(&redis, &key, &old).await;
     source.fetch(None).await.unwrap();
     assert_eq!(hub.token_posts(), 2);
 }
@@ -374,22 +382,22 @@ async fn an_old_entry_that_somebody_brings_back_has_expired() {
 #[tokio::test]
 async fn a_node_that_may_not_read_leaves_the_entry_to_the_others() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
-    let (_, key) = shared(&source(&hub, &redis), &redis).await;
-    let () = redis.ask("ACL SETUSER blind on >password ~* +@all -get").await;
-    let blind = redis.url().replace("redis://", "redis://blind:password@");
-    every_fetch_is_made_alone(&hub, &blind, secs(5), "Redis answered").await;
-    assert!(raw_entry(&redis, &key).await.is_some());
+    let (_, key) = fetch_and_publish(&source(&hub, &redis), &redis).await;
+    let () = redis.command("ACL SETUSER blind on >password ~* +@all -get").await;
+    let without_read = redis.url().replace("redis://", "redis://blind:password@");
+    assert_every_fetch_bypasses_redis(&hub, &without_read, secs(5), "Redis answered").await;
+    assert!(stored_entry(&redis, &key).await.is_some());
 }
 
 #[tokio::test]
 async fn whatever_stands_in_place_of_an_entry_costs_one_post_and_is_replaced() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     let source = source(&hub, &redis);
-    let (_, key) = shared(&source, &redis).await;
-    let good = raw_entry(&redis, &key).await.unwrap();
+    let (_, key) = fetch_and_publish(&source, &redis).await;
+    let good = stored_entry(&redis, &key).await.unwrap();
     let mut changed = good.clone();
     changed[30] ^= 1;
-    let (told, _guard) = Told::listen();
+    let (log, _guard) = LogCapture::start();
     for garbage in [
         &b""[..],
         b"\0",
@@ -399,32 +407,32 @@ async fn whatever_stands_in_place_of_an_entry_costs_one_post_and_is_replaced() {
         &vec![7; 64 * 1024],
     ] {
         let posts = hub.token_posts();
-        set_raw(&redis, &key, garbage).await;
+        store_entry(&redis, &key, garbage).await;
         let token = source.fetch(None).await.unwrap();
         assert_eq!(hub.token_posts(), posts + 1);
-        is_shared(&token, &source, None).await;
+        wait_until_published(&token, &source, None).await;
     }
-    // An empty one is as good as none.
-    assert_eq!(told.warnings("damaged").len(), 5);
+    // An empty entry counts as a cache miss, so it logs no warning.
+    assert_eq!(log.warnings("damaged").len(), 5);
 }
 
 #[tokio::test]
 async fn what_is_no_entry_at_all_is_removed() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     let source = source(&hub, &redis);
-    let (_, key) = shared(&source, &redis).await;
+    let (_, key) = fetch_and_publish(&source, &redis).await;
     for garbage in [format!("LPUSH {key} x"), format!("SETRANGE {key} 1000000 x")] {
-        let () = redis.ask(&format!("DEL {key}")).await;
-        let () = redis.ask(&garbage).await;
+        let () = redis.command(&format!("DEL {key}")).await;
+        let () = redis.command(&garbage).await;
         let posts = hub.token_posts();
         source.fetch(None).await.unwrap();
         assert_eq!(redis.key("token").await, None);
         source.fetch(None).await.unwrap();
         assert_eq!(hub.token_posts(), posts + 2);
-        redis.entry().await;
+        redis.entry_key().await;
     }
-    // Without an end it would serve for ever, a token's life at a time.
-    let () = redis.ask(&format!("PERSIST {key}")).await;
+    // An entry without a TTL is not adopted: it would stay in Redis for ever.
+    let () = redis.command(&format!("PERSIST {key}")).await;
     let posts = hub.token_posts();
     source.fetch(None).await.unwrap();
     assert_eq!(hub.token_posts(), posts + 1);
@@ -434,17 +442,18 @@ async fn what_is_no_entry_at_all_is_removed() {
 async fn an_entry_that_was_evicted_costs_one_post() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     let source = source(&hub, &redis);
-    let (_, key) = shared(&source, &redis).await;
-    let () = redis.ask(&format!("DEL {key}")).await;
-    let (second, _) = shared(&source, &redis).await;
+    let (_, key) = fetch_and_publish(&source, &redis).await;
+    let () = redis.command(&format!("DEL {key}")).await;
+    let (second, _) = fetch_and_publish(&source, &redis).await;
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), second.expose_secret());
     assert_eq!(hub.token_posts(), 2);
 }
 
-/// Three fetches: each brings a token of its own, with a warning, and Redis adds no more than this.
-async fn every_fetch_is_made_alone(hub: &FakeDataHub, redis_url: &str, time_limit: Duration, warning: &str) {
-    let (told, _guard) = Told::listen();
+/// Asserts that each of three fetches bypasses Redis: it sends a separate POST, logs this warning, and is delayed by
+/// no more than the limit.
+async fn assert_every_fetch_bypasses_redis(hub: &FakeDataHub, redis_url: &str, time_limit: Duration, warning: &str) {
+    let (log, _guard) = LogCapture::start();
     let source = SharedSource::builder(endpoint(hub), redis_url)
         .time_limit(time_limit)
         .build()
@@ -456,7 +465,7 @@ async fn every_fetch_is_made_alone(hub: &FakeDataHub, redis_url: &str, time_limi
         let took = start.elapsed();
         assert!(took < time_limit + SLACK, "{warning}: {took:?}");
         assert_eq!(hub.token_posts(), posts + fetch, "{warning}");
-        assert_eq!(told.warnings(warning).len(), fetch, "{warning}: {told:?}");
+        assert_eq!(log.warnings(warning).len(), fetch, "{warning}: {log:?}");
     }
 }
 
@@ -465,11 +474,11 @@ async fn a_redis_that_is_down_hung_or_no_redis_costs_250_ms_at_most_and_no_error
     let hub = FakeDataHub::start().await.unwrap();
 
     let mut redis = RedisServer::start().await;
-    redis.stop();
-    every_fetch_is_made_alone(&hub, &redis.url(), LIMIT, "did not answer within the time_limit").await;
+    redis.pause();
+    assert_every_fetch_bypasses_redis(&hub, &redis.url(), LIMIT, "did not answer within the time_limit").await;
     redis.resume();
     redis.kill();
-    every_fetch_is_made_alone(
+    assert_every_fetch_bypasses_redis(
         &hub,
         &redis.url(),
         secs(5),
@@ -483,30 +492,31 @@ async fn a_redis_that_is_down_hung_or_no_redis_costs_250_ms_at_most_and_no_error
         drop(stream);
     })
     .await;
-    every_fetch_is_made_alone(&hub, &redis_url(&silent), LIMIT, "did not answer within the time_limit").await;
-    let closing = RawServer::saying("").await;
-    every_fetch_is_made_alone(&hub, &redis_url(&closing), secs(5), "no connection to Redis").await;
-    let other = RawServer::saying(raw::http(200, "", "canary")).await;
-    every_fetch_is_made_alone(&hub, &redis_url(&other), secs(5), "Redis").await;
+    assert_every_fetch_bypasses_redis(&hub, &redis_url(&silent), LIMIT, "did not answer within the time_limit").await;
+    let closing = RawServer::responding("").await;
+    assert_every_fetch_bypasses_redis(&hub, &redis_url(&closing), secs(5), "no connection to Redis").await;
+    let other = RawServer::responding(raw::http_response(200, "", "canary")).await;
+    assert_every_fetch_bypasses_redis(&hub, &redis_url(&other), secs(5), "Redis").await;
 }
 
 #[tokio::test]
 async fn a_redis_that_answers_slowly_costs_250_ms_at_most_all_its_answers_together() {
     let hub = FakeDataHub::start().await.unwrap();
     let redis = RedisServer::start().await;
-    // Two answers: to the greeting, and to the question.
+    // Two responses, to the handshake and to the script, exceed the limit together.
     let slow = slow_proxy(redis.port(), millis(150)).await;
-    every_fetch_is_made_alone(&hub, &slow, LIMIT, "did not answer within the time_limit").await;
-    // A lock that it may have granted, when nobody waited for the answer any more, keeps nobody else waiting for 6 s.
+    assert_every_fetch_bypasses_redis(&hub, &slow, LIMIT, "did not answer within the time_limit").await;
+    // Redis may have granted the lock after the fetch gave up. Other nodes should not have to wait for its lease of 6
+    // s.
     let start = Instant::now();
-    lock_is_handed_back(&redis).await;
+    wait_for_release(&redis).await;
     assert!(start.elapsed() < secs(3), "{:?}", start.elapsed());
-    // With more patience it is of use.
+    // With a longer limit, a slow Redis is still of use.
     let source = SharedSource::builder(endpoint(&hub), slow)
         .time_limit(secs(5))
         .build()
         .unwrap();
-    let (first, _) = shared(&source, &redis).await;
+    let (first, _) = fetch_and_publish(&source, &redis).await;
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), first.expose_secret());
 }
@@ -517,8 +527,8 @@ async fn waiting_for_another_process_does_not_count_as_slowness() {
     hub.set_delay(millis(1_500));
     let first = node(&hub, &redis);
     let first = tokio::spawn(async move { token(&first).await });
-    lock_is_taken(&redis).await;
-    // Two answers are within the 250 ms, and all those of a second are not.
+    wait_for_lock(&redis).await;
+    // Two responses fit into the 250 ms, but the responses to a whole second of polls do not.
     let slow = slow_proxy(redis.port(), millis(40)).await;
     let source = SharedSource::builder(endpoint(&hub), slow).build().unwrap();
     let adopted = source.fetch(None).await.unwrap();
@@ -526,7 +536,7 @@ async fn waiting_for_another_process_does_not_count_as_slowness() {
     assert_eq!(hub.token_posts(), 1);
 }
 
-/// Hands on what Redis answers, but each time so much later.
+/// Proxy in front of Redis that delays every response. Returns its URL.
 async fn slow_proxy(port: u16, delay: Duration) -> String {
     let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
@@ -534,11 +544,11 @@ async fn slow_proxy(port: u16, delay: Duration) -> String {
         while let Ok((client, _)) = listener.accept().await {
             tokio::spawn(async move {
                 let redis = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                let (mut questions, mut to_client) = client.into_split();
-                let (mut answers, mut to_redis) = redis.into_split();
-                tokio::spawn(async move { tokio::io::copy(&mut questions, &mut to_redis).await });
+                let (mut requests, mut to_client) = client.into_split();
+                let (mut responses, mut to_redis) = redis.into_split();
+                tokio::spawn(async move { tokio::io::copy(&mut requests, &mut to_redis).await });
                 let mut buffer = [0; 4096];
-                while let Ok(read @ 1..) = answers.read(&mut buffer).await {
+                while let Ok(read @ 1..) = responses.read(&mut buffer).await {
                     sleep(delay).await;
                     if to_client.write_all(&buffer[..read]).await.is_err() {
                         break;
@@ -555,15 +565,15 @@ async fn a_redis_that_is_full_read_only_or_locked_costs_no_error() {
     let hub = FakeDataHub::start().await.unwrap();
 
     let full = RedisServer::start_with(&["--maxmemory", "1", "--maxmemory-policy", "noeviction"]).await;
-    every_fetch_is_made_alone(&hub, &full.url(), secs(5), "Redis answered OOM").await;
+    assert_every_fetch_bypasses_redis(&hub, &full.url(), secs(5), "Redis answered OOM").await;
 
     let read_only = RedisServer::start_with(&["--replicaof", "127.0.0.1 1"]).await;
-    every_fetch_is_made_alone(&hub, &read_only.url(), secs(5), "Redis answered READONLY").await;
+    assert_every_fetch_bypasses_redis(&hub, &read_only.url(), secs(5), "Redis answered READONLY").await;
 
     let locked = RedisServer::start_with(&["--requirepass", "password"]).await;
-    every_fetch_is_made_alone(&hub, &locked.url(), secs(5), "Redis answered NOAUTH").await;
+    assert_every_fetch_bypasses_redis(&hub, &locked.url(), secs(5), "Redis answered NOAUTH").await;
     let wrong = locked.url().replace("redis://", "redis://:canary@");
-    every_fetch_is_made_alone(&hub, &wrong, secs(5), "does not accept the user or the password").await;
+    assert_every_fetch_bypasses_redis(&hub, &wrong, secs(5), "does not accept the user or the password").await;
     let right = locked.url().replace("redis://", "redis://:password@");
     let source = SharedSource::builder(endpoint(&hub), right)
         .time_limit(secs(5))
@@ -571,7 +581,7 @@ async fn a_redis_that_is_full_read_only_or_locked_costs_no_error() {
         .unwrap();
     let posts = hub.token_posts();
     let first = source.fetch(None).await.unwrap();
-    is_shared(&first, &source, None).await;
+    wait_until_published(&first, &source, None).await;
     assert!(hub.token_posts() <= posts + 2);
 }
 
@@ -584,8 +594,8 @@ async fn nobody_waits_for_a_token_to_be_written_to_redis() {
         let tokens = tokens.clone();
         async move { token(&tokens).await }
     });
-    lock_is_taken(&redis).await;
-    redis.stop();
+    wait_for_lock(&redis).await;
+    redis.pause();
     let start = Instant::now();
     caller.await.unwrap();
     assert!(start.elapsed() < secs(1), "{:?}", start.elapsed());
@@ -602,15 +612,15 @@ async fn what_is_written_late_still_expires_in_time() {
         let source = source.clone();
         async move { source.fetch(None).await }
     });
-    lock_is_taken(&redis).await;
-    redis.stop();
+    wait_for_lock(&redis).await;
+    redis.pause();
     let token = fetch.await.unwrap().unwrap();
     sleep(secs(2)).await;
     redis.resume();
-    let key = redis.entry().await;
+    let key = redis.entry_key().await;
     let remaining = token.remaining();
-    let left: u64 = redis.ask(&format!("PTTL {key}")).await;
-    assert!(millis(left) <= remaining + millis(1), "{left} ms, {remaining:?}");
+    let ttl: u64 = redis.command(&format!("PTTL {key}")).await;
+    assert!(millis(ttl) <= remaining + millis(1), "{ttl} ms, {remaining:?}");
 }
 
 #[tokio::test]
@@ -627,11 +637,11 @@ async fn a_reader_of_redis_learns_neither_token_nor_project() {
         let source = source.clone();
         async move { source.fetch(None).await }
     });
-    let lock = lock_is_taken(&redis).await;
-    let owner = raw_entry(&redis, &lock).await.unwrap();
+    let lock = wait_for_lock(&redis).await;
+    let owner = stored_entry(&redis, &lock).await.unwrap();
     fetch.await.unwrap().unwrap();
-    let key = redis.entry().await;
-    let entry = raw_entry(&redis, &key).await.unwrap();
+    let key = redis.entry_key().await;
+    let entry = stored_entry(&redis, &key).await.unwrap();
     let stored = format!(
         "{lock} {} {key} {}",
         String::from_utf8_lossy(&owner),
@@ -670,14 +680,14 @@ async fn two_projects_secrets_endpoints_or_prefixes_never_share() {
         tokens.push(first);
         nodes.push(source);
     }
-    let entries = eventually("all entries are there", async || {
-        let keys: Vec<String> = redis.ask("KEYS *:token").await;
+    let entries = eventually("all entries exist", async || {
+        let keys: Vec<String> = redis.command("KEYS *:token").await;
         (keys.len() == tokens.len()).then_some(keys)
     });
     entries.await;
     for (node, token) in nodes.iter().zip(&tokens) {
         let again = node.fetch(None).await.unwrap();
-        assert_eq!(again.expose_secret(), token, "each finds its own");
+        assert_eq!(again.expose_secret(), token, "each source should find its own entry");
     }
 }
 
@@ -686,7 +696,7 @@ async fn after_a_rotation_of_the_secret_the_old_entry_is_a_miss() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_credentials("key", "old-secret");
     let old = source(&hub, &redis).fetch(None).await.unwrap();
-    redis.entry().await;
+    redis.entry_key().await;
     hub.set_credentials("key", "new-secret");
     let new = source(&hub, &redis).fetch(None).await.unwrap();
     assert_ne!(new.expose_secret(), old.expose_secret());
@@ -703,7 +713,7 @@ fn a_runtime_that_is_gone_costs_nothing() {
         let runtime = tokio::runtime::Runtime::new().unwrap();
         let token = runtime.block_on(async {
             let token = source.fetch(None).await.unwrap();
-            redis.entry().await;
+            redis.entry_key().await;
             token
         });
         tokens.insert(token.expose_secret().to_owned());

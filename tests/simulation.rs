@@ -1,9 +1,11 @@
-//! Thousands of hours in the life of a manager, each seed another story: fetches that fail, hang, panic and bring
-//! tokens of every life; callers that come, wait, give up; tokens revoked early; clocks that jump; runtimes that end.
-//! In paused time, with a source inside the process. What must hold is checked at every step.
+//! Randomised simulation of a manager over thousands of hours, in paused time with an in-process source. Each seed is
+//! one scenario, and the invariants are checked at every step.
 //!
-//! `SIMULATION_SEEDS=1000000 cargo nextest run --release --test simulation` runs longer than usual, and
-//! `SIMULATION_SEED=17` one story alone.
+//! Fetches fail, hang, panic, and return tokens of every lifetime. Callers arrive, wait and give up. Tokens are
+//! revoked early, clocks jump, and runtimes shut down.
+//!
+//! `SIMULATION_SEEDS=1000000 cargo nextest run --release --test simulation` runs more seeds than usual.
+//! `SIMULATION_SEED=17` runs a single one.
 
 mod common;
 
@@ -32,28 +34,28 @@ use tokio::{
 const SEEDS: u64 = 10_000;
 const THREADS: usize = 2;
 
-/// A source is given up after this.
+/// A manager gives up a fetch after this time.
 const FETCH_LIMIT: Duration = secs(30);
-/// The longest of all that may be pending: a `Retry-After` or a rejection wait.
-const LONGEST_WAIT: Duration = secs(60);
+/// The longest wait that can be pending: a `Retry-After`, or the rejection throttle.
+const MAX_WAIT: Duration = secs(60);
 const ACQUIRE_TIMEOUT: Duration = secs(10);
-/// How far the next fetch has to keep from the end of the last.
-const A_SUCCESS: Duration = secs(1);
-const A_FAILURE: Duration = Duration::from_millis(500);
+/// Minimum gaps between the end of one fetch and the start of the next.
+const MIN_GAP_AFTER_SUCCESS: Duration = secs(1);
+const MIN_GAP_AFTER_FAILURE: Duration = Duration::from_millis(500);
 
 #[test]
 fn every_story_keeps_the_promises() {
-    let silent = std::panic::take_hook();
+    let default_hook = std::panic::take_hook();
     std::panic::set_hook(Box::new(move |info| {
         if info.payload_as_str() != Some(SCRIPTED_PANIC) {
-            silent(info);
+            default_hook(info);
         }
     }));
-    if let Some(seed) = number("SIMULATION_SEED") {
-        story(seed);
+    if let Some(seed) = env_number("SIMULATION_SEED") {
+        scenario(seed);
         return;
     }
-    let seeds = number("SIMULATION_SEEDS").unwrap_or(SEEDS);
+    let seeds = env_number("SIMULATION_SEEDS").unwrap_or(SEEDS);
     let next = AtomicU64::new(0);
     let seconds = AtomicU64::new(0);
     std::thread::scope(|threads| {
@@ -64,25 +66,28 @@ fn every_story_keeps_the_promises() {
                     if seed >= seeds {
                         return;
                     }
-                    let Ok(lasted) = catch_unwind(|| story(seed)) else {
-                        panic!("run it alone with SIMULATION_SEED={seed}");
+                    let Ok(duration) = catch_unwind(|| scenario(seed)) else {
+                        panic!("to reproduce, run with SIMULATION_SEED={seed}");
                     };
-                    seconds.fetch_add(lasted.as_secs(), Ordering::Relaxed);
+                    seconds.fetch_add(duration.as_secs(), Ordering::Relaxed);
                 }
             });
         }
     });
-    println!("{seeds} stories of {} hours altogether", seconds.into_inner() / 3_600);
+    println!(
+        "{seeds} scenarios, {} simulated hours in total",
+        seconds.into_inner() / 3_600
+    );
 }
 
-fn number(variable: &str) -> Option<u64> {
+fn env_number(variable: &str) -> Option<u64> {
     Some(std::env::var(variable).ok()?.parse().expect(variable))
 }
 
-/// One seed's story: some lives of a runtime, in which anything goes wrong, and one in which nothing does any more.
-/// Returns how long it lasted.
-fn story(seed: u64) -> Duration {
-    // The manager draws from this thread's generator.
+/// Runs one seed: up to three runtimes with faults of every kind, then a last one without any. Returns the simulated
+/// duration.
+fn scenario(seed: u64) -> Duration {
+    // The manager draws its jitter from this thread's generator.
     fastrand::seed(seed);
     let mut rng = Rng::with_seed(seed);
     let world = Arc::new(World::new(&mut rng));
@@ -90,7 +95,7 @@ fn story(seed: u64) -> Duration {
     let mut clock = Duration::ZERO;
     for _ in 0..rng.usize(1..=3) {
         let runtime = runtime();
-        clock = runtime.block_on(faulty_life(clock, &world, &tokens, &mut rng));
+        clock = runtime.block_on(faulty_phase(clock, &world, &tokens, &mut rng));
         world.truth().runtime_ends = true;
         drop(runtime);
         world.truth().runtime_ends = false;
@@ -107,23 +112,23 @@ fn runtime() -> Runtime {
         .unwrap()
 }
 
-/// Takes the clock on to where the last runtime left it. Returns when the story began.
-async fn go_on_from(clock: Duration, world: &World) -> Instant {
+/// Advances a new runtime's clock to where the last one stopped. Returns the start of the scenario.
+async fn resume_clock(clock: Duration, world: &World) -> Instant {
     let start = *world.0.lock().unwrap().start.get_or_insert_with(Instant::now);
-    let missing = (start + clock).saturating_duration_since(Instant::now());
-    advance(missing).await;
+    let behind = (start + clock).saturating_duration_since(Instant::now());
+    advance(behind).await;
     start
 }
 
-async fn faulty_life(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> Duration {
-    let start = go_on_from(clock, world).await;
+async fn faulty_phase(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> Duration {
+    let start = resume_clock(clock, world).await;
     let warm = rng.bool().then(|| tokens.keep_warm());
     let callers = callers(world, tokens, rng);
     let end = Instant::now() + Duration::from_millis(rng.u64(100..900_000));
     while Instant::now() < end {
         sleep(Duration::from_millis(rng.u64(1..60_000))).await;
         match rng.u8(0..4) {
-            // Nobody runs for a while: the machine is overloaded, or the clock jumps.
+            // The clock jumps and no task runs in between, as on an overloaded machine.
             0 => {
                 let jump = Duration::from_millis(rng.u64(1..400_000));
                 world.truth().jumped += jump;
@@ -134,28 +139,28 @@ async fn faulty_life(clock: Duration, world: &Arc<World>, tokens: &TokenManager,
         }
     }
     drop(warm);
-    stop(callers).await;
+    stop_callers(callers).await;
     start.elapsed()
 }
 
 async fn recovery(clock: Duration, world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> Duration {
-    let start = go_on_from(clock, world).await;
+    let start = resume_clock(clock, world).await;
     world.truth().healthy = true;
     let mut callers = callers(world, tokens, rng);
-    // A caller is always about.
+    // At least one caller asks all the time.
     callers.spawn({
         let (world, tokens, rng) = (world.clone(), tokens.clone(), rng.fork());
         async move { caller(&world, &tokens, rng, Duration::from_millis(200)).await }
     });
-    // A fetch that began in bad times may still hang; then the longest wait may be pending; then one attempt.
-    sleep(FETCH_LIMIT + LONGEST_WAIT + secs(2)).await;
+    // At worst, a fetch from the faulty phase hangs, the longest wait follows, and then comes one attempt.
+    sleep(FETCH_LIMIT + MAX_WAIT + secs(2)).await;
     for _ in 0..100 {
-        let token = tokens.token().await.expect("it has recovered");
+        let token = tokens.token().await.expect("the manager should have recovered by now");
         let revoked = world.truth().is_revoked(&token);
-        assert!(!revoked, "it has recovered from the revocation, too");
+        assert!(!revoked, "the manager should have replaced the revoked token by now");
         sleep(secs(3)).await;
     }
-    stop(callers).await;
+    stop_callers(callers).await;
     start.elapsed()
 }
 
@@ -169,8 +174,8 @@ fn callers(world: &Arc<World>, tokens: &TokenManager, rng: &mut Rng) -> JoinSet<
     callers
 }
 
-/// Sends the callers away; what one of them found broken breaks the story.
-async fn stop(mut callers: JoinSet<()>) {
+/// Aborts the callers. A failed assertion in one of them fails the scenario.
+async fn stop_callers(mut callers: JoinSet<()>) {
     callers.abort_all();
     while let Some(ended) = callers.join_next().await {
         if let Err(error) = ended
@@ -181,32 +186,32 @@ async fn stop(mut callers: JoinSet<()>) {
     }
 }
 
-/// Asks for tokens, uses them, and tells the manager if the API refuses one.
+/// A caller: asks for tokens, uses them, and rejects those that the API refuses.
 async fn caller(world: &World, tokens: &TokenManager, mut rng: Rng, pause: Duration) {
     loop {
         sleep(pause.mul_f64(rng.f64() * 2.0)).await;
         let asked = Instant::now();
         let jumped = world.truth().jumped;
-        let serving = tokens.current();
+        let current = tokens.current();
         let outcome = match rng.u8(0..8) {
-            // One who loses patience.
+            // A caller that gives up early.
             0 => timeout(pause.mul_f64(rng.f64()), tokens.token()).await.ok(),
             1 => Some(tokens.token_lasting(Duration::from_millis(rng.u64(0..400_000))).await),
-            _ if serving.is_some() => {
+            _ if current.is_some() => {
                 let mut context = Context::from_waker(Waker::noop());
                 let polled = pin!(tokens.token()).poll(&mut context);
-                assert!(polled.is_ready(), "a caller waits though a token can be used");
+                assert!(polled.is_ready(), "a caller waits although a usable token exists");
                 continue;
             }
             _ => Some(tokens.token().await),
         };
-        // While nobody runs nobody can give up.
+        // A clock jump does not count: no caller can give up while no task runs.
         let waited = (asked.elapsed() + jumped).saturating_sub(world.truth().jumped);
         assert!(
             waited <= ACQUIRE_TIMEOUT + Duration::from_millis(2),
             "waited for {waited:?}"
         );
-        if let Some(Ok(token)) = outcome.or(serving.map(Ok)) {
+        if let Some(Ok(token)) = outcome.or(current.map(Ok)) {
             let refused = world.truth().use_token(&token);
             if refused {
                 tokens.reject(&token);
@@ -215,27 +220,27 @@ async fn caller(world: &World, tokens: &TokenManager, mut rng: Rng, pause: Durat
     }
 }
 
-/// What is true, whatever the manager believes.
+/// The true state of the API and the endpoint, whatever the manager believes.
 struct World(Mutex<Truth>);
 
 struct Truth {
     rng: Rng,
     start: Option<Instant>,
     healthy: bool,
-    /// When each token expires.
+    /// The expiry of each token.
     tokens: HashMap<String, Instant>,
     revoked: HashSet<String>,
     fetches: u64,
     in_flight: bool,
     runtime_ends: bool,
-    /// How far the clock has jumped altogether.
+    /// Total of all clock jumps.
     jumped: Duration,
-    /// When the last fetch ended, and how long at least the next one has to keep away.
-    last: Option<(Instant, Duration)>,
+    /// The end of the last fetch, and the minimum gap before the next.
+    last_fetch: Option<(Instant, Duration)>,
 }
 
 impl World {
-    /// A story that has failed poisons it; the first failure is the one to hear of.
+    /// Ignores poisoning: a failed assertion poisons the lock, and only the first failure is of interest.
     fn truth(&self) -> MutexGuard<'_, Truth> {
         self.0.lock().unwrap_or_else(PoisonError::into_inner)
     }
@@ -251,18 +256,18 @@ impl World {
             in_flight: false,
             runtime_ends: false,
             jumped: Duration::ZERO,
-            last: None,
+            last_fetch: None,
         }))
     }
 }
 
-/// What a fetch will come to.
+/// The planned result of a fetch.
 enum Plan {
     Token {
-        life: Duration,
+        lifetime: Duration,
         age: Duration,
     },
-    /// The token that it is to replace, once more.
+    /// The same token that the fetch should replace.
     Same,
     Fail(Error),
     Panic,
@@ -274,7 +279,7 @@ impl Truth {
     fn plan(&mut self) -> (Duration, Plan) {
         if self.healthy {
             let token = Plan::Token {
-                life: secs(299),
+                lifetime: secs(299),
                 age: Duration::ZERO,
             };
             return (Duration::from_millis(50), token);
@@ -284,14 +289,14 @@ impl Truth {
         let delay = Duration::from_millis(delays[rng.usize(..delays.len())]);
         let plan = match rng.u8(0..10) {
             0..5 => {
-                let lives = [0, 10, 300, 1_000, 3_000, 20_000, 60_000, 299_000, 299_000, u64::MAX];
-                let life = Duration::from_millis(lives[rng.usize(..lives.len())]);
+                let lifetimes = [0, 10, 300, 1_000, 3_000, 20_000, 60_000, 299_000, 299_000, u64::MAX];
+                let lifetime = Duration::from_millis(lifetimes[rng.usize(..lifetimes.len())]);
                 let age = if rng.u8(0..4) == 0 {
-                    life.mul_f64(rng.f64())
+                    lifetime.mul_f64(rng.f64())
                 } else {
                     Duration::ZERO
                 };
-                Plan::Token { life, age }
+                Plan::Token { lifetime, age }
             }
             5 => Plan::Same,
             6 => Plan::Panic,
@@ -307,12 +312,12 @@ impl Truth {
     }
 
     fn fetch_begins(&mut self) -> (u64, Duration, Plan) {
-        assert!(!self.in_flight, "two fetches at once");
-        if let Some((ended, distance)) = self.last {
-            let passed = ended.elapsed();
+        assert!(!self.in_flight, "two fetches run at once");
+        if let Some((ended, min_gap)) = self.last_fetch {
+            let gap = ended.elapsed();
             assert!(
-                passed >= distance,
-                "a fetch {passed:?} after the last, not {distance:?}"
+                gap >= min_gap,
+                "a fetch started {gap:?} after the last one; the minimum is {min_gap:?}"
             );
         }
         self.in_flight = true;
@@ -321,10 +326,10 @@ impl Truth {
         (self.fetches, delay, plan)
     }
 
-    fn fetch_ends(&mut self, distance: Duration) {
+    fn fetch_ends(&mut self, min_gap: Duration) {
         self.in_flight = false;
-        // One that was cut off with its runtime is neither a success nor a failure.
-        self.last = (!self.runtime_ends).then(|| (Instant::now(), distance));
+        // A fetch that was cut off by its runtime's shutdown counts neither as a success nor as a failure.
+        self.last_fetch = (!self.runtime_ends).then(|| (Instant::now(), min_gap));
     }
 
     fn issue(&mut self, token: &AccessToken) {
@@ -340,7 +345,7 @@ impl Truth {
         self.revoked.contains(token.expose_secret())
     }
 
-    /// Whether the API refuses it. It must not have expired when it was handed out.
+    /// Whether the API refuses the token. Panics if the token has expired, because it was handed out a moment ago.
     fn use_token(&self, token: &AccessToken) -> bool {
         let expires = self.tokens[token.expose_secret()];
         assert!(Instant::now() < expires, "an expired token was handed out");
@@ -350,15 +355,15 @@ impl Truth {
 
 struct Source(Arc<World>);
 
-/// Ends a fetch when it is dropped, however that comes about.
+/// Guard for one fetch. On drop it records the end, even if the fetch panicked or was cancelled.
 struct InFlight<'a> {
     world: &'a World,
-    distance: Duration,
+    min_gap: Duration,
 }
 
 impl Drop for InFlight<'_> {
     fn drop(&mut self) {
-        self.world.truth().fetch_ends(self.distance);
+        self.world.truth().fetch_ends(self.min_gap);
     }
 }
 
@@ -369,17 +374,17 @@ impl TokenSource for Source {
         let (number, delay, plan) = world.truth().fetch_begins();
         let mut in_flight = InFlight {
             world,
-            distance: A_FAILURE,
+            min_gap: MIN_GAP_AFTER_FAILURE,
         };
-        let made = Instant::now();
+        let started = Instant::now();
         sleep(delay).await;
         match plan {
-            Plan::Token { life, age } => {
-                let token = AccessToken::new(format!("token-{number}"), life)?.with_age(age);
-                let token = token.with_age(made.elapsed());
+            Plan::Token { lifetime, age } => {
+                let token = AccessToken::new(format!("token-{number}"), lifetime)?.with_age(age);
+                let token = token.with_age(started.elapsed());
                 world.truth().issue(&token);
                 if token.remaining() > secs(1) {
-                    in_flight.distance = A_SUCCESS;
+                    in_flight.min_gap = MIN_GAP_AFTER_SUCCESS;
                 }
                 Ok(token)
             }

@@ -1,5 +1,5 @@
-//! Minutes of traffic over real sockets through a Data Hub that fails, stalls, revokes and resets at random. Not part
-//! of the usual run: `scripts/soak`.
+//! Soak test: minutes of traffic over real sockets, against a Data Hub that fails, stalls, revokes and resets at
+//! random. Not part of the usual run: `scripts/soak` runs it.
 
 use std::{
     sync::{
@@ -21,15 +21,16 @@ use tokio::{
 };
 
 const CALLERS: usize = 40;
-const LEAST_REQUESTS: usize = 200_000;
-/// A 401 replaces a token of this life once we have had it for 2 s.
-const LIFE: Duration = Duration::from_secs(8);
-const OLD_ENOUGH: Duration = Duration::from_millis(2_200);
-/// What the resident memory may grow by once everything has been in use for a while.
-const ROOM_TO_GROW: usize = 16 * 1024 * 1024;
+const MIN_REQUESTS: usize = 200_000;
+/// A 401 replaces a token of this lifetime once it has been held for 2 s.
+const LIFETIME: Duration = Duration::from_secs(8);
+/// A 401 may replace a token that has been held for this long.
+const REPLACEABLE_AFTER: Duration = Duration::from_millis(2_200);
+/// Allowed growth of the resident memory after the first third of the run.
+const MAX_GROWTH: usize = 16 * 1024 * 1024;
 
 #[test]
-#[ignore = "takes minutes: scripts/soak"]
+#[ignore = "takes minutes: scripts/soak runs it"]
 fn nothing_is_lost_and_nothing_grows() {
     let seconds = std::env::var("SOAK_SECONDS").map_or(300, |seconds| seconds.parse().expect("SOAK_SECONDS"));
     let runtime = Builder::new_multi_thread().enable_all().build().unwrap();
@@ -39,7 +40,7 @@ fn nothing_is_lost_and_nothing_grows() {
     while handle.metrics().num_alive_tasks() > 0 {
         assert!(
             start.elapsed() < Duration::from_secs(5),
-            "tasks are left after everything was dropped"
+            "tasks are still alive after everything was dropped"
         );
         std::thread::sleep(Duration::from_millis(10));
     }
@@ -48,20 +49,21 @@ fn nothing_is_lost_and_nothing_grows() {
 #[derive(Default)]
 struct Count {
     requests: AtomicUsize,
-    /// Requests that got no 200 though there was a token to be used.
+    /// Requests without a 200 although there was a usable token.
     lost: AtomicUsize,
+    /// Requests without a 200 while there was no usable token.
     without_token: AtomicUsize,
 }
 
 async fn soak(time: Duration) {
     let hub = Arc::new(FakeDataHub::start().await.unwrap());
-    hub.set_lifetime(LIFE);
-    let elsewhere = FakeDataHub::start().await.unwrap();
-    elsewhere.answer_path("/signed", FakeAnswer::new(200, "the file"));
-    hub.redirect_path("/downloads/v1/file", elsewhere.url("/signed"));
-    let resetting = Resetting::in_front_of(hub.token_url()).await;
+    hub.set_lifetime(LIFETIME);
+    let storage = FakeDataHub::start().await.unwrap();
+    storage.answer_path("/signed", FakeAnswer::new(200, "the file"));
+    hub.redirect_path("/downloads/v1/file", storage.url("/signed"));
+    let proxy = ResettingProxy::in_front_of(hub.token_url()).await;
     let endpoint = TokenEndpoint::builder(hub.credentials())
-        .token_url(resetting.url.clone())
+        .token_url(proxy.url.clone())
         .request_timeout(Duration::from_secs(1));
     let tokens = TokenManager::builder(endpoint.build().unwrap())
         .refresh_at(0.4..=0.5)
@@ -89,36 +91,36 @@ async fn soak(time: Duration) {
         });
     }
     let start = Instant::now();
-    let mut settled = 0;
+    let mut baseline = 0;
     while start.elapsed() < time {
-        trouble(&hub, &tokens, &resetting).await;
+        inject_fault(&hub, &tokens, &proxy).await;
         if start.elapsed() < time / 3 {
-            settled = resident_memory();
+            baseline = resident_memory();
         }
     }
     callers.shutdown().await;
 
     let [requests, lost, without] =
         [&count.requests, &count.lost, &count.without_token].map(|n| n.load(Ordering::Relaxed));
-    let grown = resident_memory().saturating_sub(settled);
-    let leaked = elsewhere
+    let grown = resident_memory().saturating_sub(baseline);
+    let leaked = storage
         .received()
         .iter()
         .filter(|request| request.headers.contains_key("authorization"))
         .count();
     println!(
-        "{requests} requests in {:?}, {} token POSTs, {} connections reset; lost with a usable token: {lost}; not sent for \
-         want of one: {without}; tokens sent elsewhere: {leaked}; resident memory {} KiB, grown by {} KiB",
+        "{requests} requests in {:?}, {} token POSTs, {} connections reset; failed with a usable token: {lost}; failed \
+         without one: {without}; tokens sent to another origin: {leaked}; resident memory {} KiB, grown by {} KiB",
         start.elapsed(),
         hub.token_posts(),
-        resetting.resets.load(Ordering::Relaxed),
+        proxy.resets.load(Ordering::Relaxed),
         resident_memory() / 1024,
         grown / 1024,
     );
     assert_eq!((lost, leaked), (0, 0));
-    assert!(grown < ROOM_TO_GROW, "memory grew by {grown} bytes");
+    assert!(grown < MAX_GROWTH, "memory grew by {grown} bytes");
     assert!(
-        requests >= LEAST_REQUESTS || time < Duration::from_secs(300),
+        requests >= MIN_REQUESTS || time < Duration::from_secs(300),
         "only {requests} requests"
     );
 }
@@ -128,9 +130,9 @@ async fn call(tokens: &TokenManager, client: &ClientWithMiddleware, url: Url, co
     let usable = tokens.current().is_some();
     count.requests.fetch_add(1, Ordering::Relaxed);
     let outcome = match client.get(url).send().await {
-        Ok(answer) => {
-            let status = answer.status();
-            if answer.bytes().await.is_ok() && status == 200 {
+        Ok(response) => {
+            let status = response.status();
+            if response.bytes().await.is_ok() && status == 200 {
                 return;
             }
             status.to_string()
@@ -146,8 +148,8 @@ async fn call(tokens: &TokenManager, client: &ClientWithMiddleware, url: Url, co
     counter.fetch_add(1, Ordering::Relaxed);
 }
 
-/// One thing that goes wrong, and a while without.
-async fn trouble(hub: &FakeDataHub, tokens: &TokenManager, resetting: &Resetting) {
+/// Injects one random fault, then waits for a random time without any.
+async fn inject_fault(hub: &FakeDataHub, tokens: &TokenManager, proxy: &ResettingProxy) {
     match fastrand::u8(0..6) {
         0 => {
             let status = [429, 500, 503][fastrand::usize(0..3)];
@@ -163,16 +165,16 @@ async fn trouble(hub: &FakeDataHub, tokens: &TokenManager, resetting: &Resetting
             hub.set_delay(Duration::ZERO);
         }
         3 => {
-            resetting.on.store(true, Ordering::Relaxed);
+            proxy.on.store(true, Ordering::Relaxed);
             sleep(Duration::from_millis(fastrand::u64(500..2_500))).await;
-            resetting.on.store(false, Ordering::Relaxed);
+            proxy.on.store(false, Ordering::Relaxed);
         }
         _ => {
-            // One trouble at a time: whose token is revoked while no other can be had gets its 401. And a token that is
-            // new is not replaced because of one, so the revocation waits until it is older.
+            // Revoke only while the endpoint is healthy: otherwise no other token is available, and the caller gets
+            // the 401. Also wait until a 401 may replace the token.
             hub.recover();
             let token = tokens.token().await;
-            sleep(OLD_ENOUGH).await;
+            sleep(REPLACEABLE_AFTER).await;
             let current = tokens.current();
             let same = token.is_ok_and(|token| current.is_some_and(|now| now.expose_secret() == token.expose_secret()));
             if same && tokens.status().consecutive_failures == 0 {
@@ -184,38 +186,38 @@ async fn trouble(hub: &FakeDataHub, tokens: &TokenManager, resetting: &Resetting
 }
 
 fn resident_memory() -> usize {
-    let pages = std::fs::read_to_string("/proc/self/statm").expect("Linux");
+    let pages = std::fs::read_to_string("/proc/self/statm").expect("this test needs /proc, as on Linux");
     pages
         .split(' ')
         .nth(1)
-        .expect("a second field")
+        .expect("statm should have a second field")
         .parse::<usize>()
-        .expect("pages")
+        .expect("statm should count pages")
         * 4096
 }
 
-/// Stands in front of the token endpoint and, when it is on, resets every connection.
-struct Resetting {
+/// Proxy in front of the token endpoint. While it is on, it resets every connection.
+struct ResettingProxy {
     url: Url,
     on: Arc<AtomicBool>,
     resets: Arc<AtomicUsize>,
     _listening: JoinSet<()>,
 }
 
-impl Resetting {
+impl ResettingProxy {
     async fn in_front_of(target: Url) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let mut url = target.clone();
         url.set_port(Some(listener.local_addr().unwrap().port())).unwrap();
         let (on, resets) = (Arc::new(AtomicBool::new(false)), Arc::new(AtomicUsize::new(0)));
         let mut listening = JoinSet::new();
-        let (is_on, counted) = (on.clone(), resets.clone());
+        let (is_on, counter) = (on.clone(), resets.clone());
         listening.spawn_on(
             async move {
                 let mut connections = JoinSet::new();
                 while let Ok((mut stream, _)) = listener.accept().await {
                     if is_on.load(Ordering::Relaxed) {
-                        counted.fetch_add(1, Ordering::Relaxed);
+                        counter.fetch_add(1, Ordering::Relaxed);
                         let _ = stream.set_zero_linger();
                         continue;
                     }

@@ -1,51 +1,50 @@
-//! What goes in and out of the fake hub.
+//! Requests and responses of the fake hub.
 
 use std::str::FromStr;
 
 use bytes::Bytes;
-use http::{
-    HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode,
-    header::{
-        ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS,
-        ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ORIGIN,
-    },
+use http::header::{
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS,
+    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ORIGIN,
 };
+use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use url::form_urlencoded;
 
-/// Far above any query or polygon that an OS API takes.
-const LARGEST_BODY: usize = 4 * 1024 * 1024;
+/// Limit on a request's body. It is far above any query or polygon that an OS API accepts.
+const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
 
-/// An answer of the test's own making.
+/// A canned response for a [`FakeDataHub`](crate::FakeDataHub) to send. A test can use it to give an API's data, or
+/// to simulate a failure.
 ///
-/// It is sent as it is; HTTP's own `Content-Length` and `Date` are added unless it has them.
+/// The hub adds `Content-Length` and `Date` unless you set them. Everything else is sent unchanged.
 #[derive(Debug, Clone)]
 pub struct FakeAnswer(pub(super) Response<Bytes>);
 
 impl FakeAnswer {
-    /// An answer without headers, not even a `Content-Type`.
+    /// A response without headers. It has no `Content-Type` either.
     ///
     /// # Panics
-    /// If `status` is not that of an answer: below 200 or above 999.
+    /// If `status` is not the status of a final response: below 200 or above 999.
     #[must_use]
     pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
         let mut response = Response::new(body.into());
         *response.status_mut() = match StatusCode::from_u16(status) {
             Ok(status) if !status.is_informational() => status,
-            _ => panic!("{status} is not the status of an answer"),
+            _ => panic!("{status} is not the status of a final response"),
         };
         Self(response)
     }
 
-    /// Adds a header, also to others of the same name. Defaults to none.
+    /// Adds a header. Headers of the same name stay. Defaults to no headers.
     ///
     /// # Panics
-    /// If HTTP does not allow the name or the value.
+    /// If the name or the value is not valid in HTTP.
     #[must_use]
     pub fn with_header(mut self, name: &str, value: &str) -> Self {
         let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) else {
-            panic!("HTTP does not allow this name or value of a header: {name:?}")
+            panic!("the name or the value of the header {name:?} is not valid in HTTP")
         };
         self.0.headers_mut().append(name, value);
         self
@@ -55,33 +54,33 @@ impl FakeAnswer {
         Self::new(status, body).with_header("Content-Type", "application/json")
     }
 
-    /// Lets the pages of any origin read the answer, unless it says itself who may.
-    pub(super) fn for_any_origin(mut self) -> Self {
+    /// Lets pages of any origin read the response (CORS), unless it already has an `Access-Control-Allow-Origin`.
+    pub(super) fn allow_any_origin(mut self) -> Self {
         let any = HeaderValue::from_static("*");
         self.0.headers_mut().entry(ACCESS_CONTROL_ALLOW_ORIGIN).or_insert(any);
         self
     }
 }
 
-/// A request as the hub received it. `Authorization` is marked sensitive, so that `Debug` does not show it.
+/// A request that the hub received. `Authorization` is marked sensitive, so that `Debug` does not show it.
 #[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct ReceivedRequest {
     /// The method.
     pub method: Method,
-    /// The path, with its query.
+    /// The path and the query.
     pub path: String,
-    /// The headers, as they came.
+    /// The headers, unchanged.
     pub headers: HeaderMap,
-    /// The body; empty if there was none.
+    /// The body. Empty if the request had none.
     pub body: Bytes,
 }
 
 impl ReceivedRequest {
-    /// `None` if the body is too large, or if the connection broke before its end.
+    /// Reads a request to the end of its body. `None` if the body is too large, or if the connection broke first.
     pub(super) async fn read(request: Request<Incoming>) -> Option<Self> {
         let (mut head, body) = request.into_parts();
-        let body = Limited::new(body, LARGEST_BODY).collect().await.ok()?;
+        let body = Limited::new(body, MAX_BODY_BYTES).collect().await.ok()?;
         for (name, value) in &mut head.headers {
             if name == AUTHORIZATION {
                 value.set_sensitive(true);
@@ -96,40 +95,43 @@ impl ReceivedRequest {
         })
     }
 
-    pub(super) fn path_alone(&self) -> &str {
-        let query = self.path.find('?');
-        query.map_or(&self.path, |query| &self.path[..query])
+    pub(super) fn path_without_query(&self) -> &str {
+        let query_start = self.path.find('?');
+        query_start.map_or(&self.path, |start| &self.path[..start])
     }
 
-    /// What follows the scheme in `Authorization`, if it is this scheme.
+    /// The credentials in `Authorization`, if they are for this scheme.
     pub(super) fn authorization(&self, scheme: &str) -> Option<&str> {
         let value = self.headers.get(AUTHORIZATION)?.to_str().ok()?;
-        let (given, credentials) = value.split_once(' ')?;
-        given.eq_ignore_ascii_case(scheme).then_some(credentials)
+        let (sent_scheme, credentials) = value.split_once(' ')?;
+        sent_scheme.eq_ignore_ascii_case(scheme).then_some(credentials)
     }
 
-    /// Whether a browser asks on behalf of a page of another origin whether it may send a request.
+    /// Whether this is a CORS preflight. A browser sends one without a token, before a page's request to another
+    /// origin.
     pub(super) fn is_preflight(&self) -> bool {
         self.method == Method::OPTIONS
             && self.headers.contains_key(ORIGIN)
             && self.headers.contains_key(ACCESS_CONTROL_REQUEST_METHOD)
     }
 
-    /// It may, with whatever headers: a `*` would not cover `Authorization`.
-    pub(super) fn preflight_answer(&self) -> FakeAnswer {
-        let mut answer = FakeAnswer::new(200, "")
+    /// The response that allows a preflight. It repeats the requested headers, because `*` would not cover
+    /// `Authorization`.
+    pub(super) fn preflight_response(&self) -> FakeAnswer {
+        let mut response = FakeAnswer::new(200, "")
             .with_header("Access-Control-Allow-Methods", "GET, POST, OPTIONS")
-            .for_any_origin();
-        if let Some(wanted) = self.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
-            let headers = answer.0.headers_mut();
-            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, wanted.clone());
+            .allow_any_origin();
+        if let Some(requested) = self.headers.get(ACCESS_CONTROL_REQUEST_HEADERS) {
+            let headers = response.0.headers_mut();
+            headers.insert(ACCESS_CONTROL_ALLOW_HEADERS, requested.clone());
         }
-        answer
+        response
     }
 
-    pub(super) fn has_grant_type(&self) -> bool {
-        let kind = self.headers.get(CONTENT_TYPE).map_or(&b""[..], |kind| kind.as_bytes());
-        kind.starts_with(b"application/x-www-form-urlencoded")
+    pub(super) fn has_client_credentials_grant(&self) -> bool {
+        let content_type = self.headers.get(CONTENT_TYPE);
+        let content_type = content_type.map_or(&b""[..], |value| value.as_bytes());
+        content_type.starts_with(b"application/x-www-form-urlencoded")
             && form_urlencoded::parse(&self.body)
                 .any(|(name, value)| name == "grant_type" && value == "client_credentials")
     }
@@ -140,7 +142,7 @@ mod tests {
     use super::*;
 
     #[test]
-    #[should_panic(expected = "99 is not the status of an answer")]
+    #[should_panic(expected = "99 is not the status of a final response")]
     fn a_status_that_is_none_panics() {
         let _ = FakeAnswer::new(99, "");
     }

@@ -1,46 +1,45 @@
-//! What the fake hub knows, and how it answers. Nothing here waits.
+//! State of the fake hub, and how it decides on a response. Nothing here waits or does I/O.
 
-use std::{
-    collections::{HashMap, VecDeque},
-    iter::repeat_with,
-    path::Path,
-    sync::Arc,
-    time::{Duration, Instant, SystemTime, UNIX_EPOCH},
-};
+use std::collections::{HashMap, VecDeque};
+use std::time::{Duration, Instant, SystemTime, UNIX_EPOCH};
+use std::{iter::repeat_with, path::Path, sync::Arc};
 
 use base64::{Engine, engine::general_purpose::STANDARD};
 use http::Method;
 use url::Url;
 
-use super::{FakeAnswer, ReceivedRequest, TOKEN_PATH};
-use crate::ProjectCredentials;
+use super::TOKEN_PATH;
+use super::message::{FakeAnswer, ReceivedRequest};
+use crate::credentials::ProjectCredentials;
 
-/// Where OS's APIs live. Any other path gets the landing page.
+/// Path prefixes of OS's APIs. Any other path gets the landing page, unless it has a route or a handler.
 const API_PREFIXES: [&str; 5] = ["/maps/", "/features/", "/search/", "/downloads/", "/positioning/"];
 
-/// What the Data Hub gives.
+/// Token lifetime on the Data Hub.
 const OS_LIFETIME: Duration = Duration::from_secs(299);
 
-/// For this long after its expiry a token is "expired"; then it is forgotten, and "invalid" like any unknown one.
-const EXPIRED_IS_KNOWN_FOR: Duration = Duration::from_secs(60 * 60);
+/// Retention of a token after its expiry. Until then a request with it gets the "expired" fault, and afterwards the
+/// "invalid" one, as for an unknown token.
+const EXPIRED_TOKEN_RETENTION: Duration = Duration::from_secs(60 * 60);
 
-/// A hub may serve a long test, and must not grow with it.
-const REQUESTS_KEPT: usize = 10_000;
+/// Limit on the recorded requests, so that a long test does not use more and more memory.
+const MAX_RECORDED_REQUESTS: usize = 10_000;
 
+/// Settings, issued tokens, routes and recorded requests of a hub.
 pub(super) struct State {
     pub(super) credentials: ProjectCredentials,
-    /// What HTTP Basic carries for these credentials.
-    pub(super) basic: String,
+    /// The same credentials in the form that HTTP Basic sends (RFC 7617).
+    pub(super) basic_credentials: String,
     pub(super) lifetime: Duration,
-    pub(super) numbers: bool,
+    pub(super) send_numbers: bool,
     pub(super) delay: Duration,
-    pub(super) failures: VecDeque<FakeAnswer>,
+    pub(super) queued_failures: VecDeque<FakeAnswer>,
     pub(super) outage: Option<FakeAnswer>,
-    /// Neither revoked nor long expired.
-    pub(super) tokens: HashMap<String, Life>,
+    /// Issued tokens, except those that were revoked or expired long ago.
+    pub(super) tokens: HashMap<String, Validity>,
     pub(super) routes: HashMap<String, Route>,
-    /// By prefix; the first that fits counts.
-    pub(super) prefixes: VecDeque<(String, Arc<Answerer>)>,
+    /// Handlers by path prefix. The first match wins, so the newest is at the front.
+    pub(super) handlers: VecDeque<(String, Arc<Handler>)>,
     pub(super) token_posts: usize,
     pub(super) api_requests: usize,
     pub(super) received: VecDeque<ReceivedRequest>,
@@ -48,160 +47,158 @@ pub(super) struct State {
 
 impl State {
     pub(super) fn new() -> Self {
-        let (credentials, basic) = with_basic(&random_alphanumerics(32), &random_alphanumerics(16));
+        let (key, secret) = (random_alphanumerics(32), random_alphanumerics(16));
+        let (credentials, basic_credentials) = credentials_with_basic(&key, &secret);
         Self {
             credentials,
-            basic,
+            basic_credentials,
             lifetime: OS_LIFETIME,
-            numbers: false,
+            send_numbers: false,
             delay: Duration::ZERO,
-            failures: VecDeque::new(),
+            queued_failures: VecDeque::new(),
             outage: None,
             tokens: HashMap::new(),
             routes: HashMap::new(),
-            prefixes: VecDeque::new(),
+            handlers: VecDeque::new(),
             token_posts: 0,
             api_requests: 0,
             received: VecDeque::new(),
         }
     }
 
-    /// Counts and keeps a request, and decides what to do with it.
-    pub(super) fn receive(&mut self, request: &ReceivedRequest) -> Reaction {
-        if self.received.len() == REQUESTS_KEPT {
+    /// Records and counts a request, and decides what to do with it.
+    pub(super) fn receive(&mut self, request: &ReceivedRequest) -> Action {
+        if self.received.len() == MAX_RECORDED_REQUESTS {
             self.received.pop_front();
         }
         self.received.push_back(request.clone());
 
-        if request.path_alone() != TOKEN_PATH {
-            return self.react_to_api(request);
+        if request.path_without_query() != TOKEN_PATH {
+            return self.receive_api_request(request);
         }
         if request.method != Method::POST {
-            return Reaction::Answer(FakeAnswer::new(405, "").with_header("Allow", "POST"));
+            return Action::Respond(FakeAnswer::new(405, "").with_header("Allow", "POST"));
         }
         self.token_posts += 1;
-        let failure = self.failures.pop_front().or_else(|| self.outage.clone());
-        Reaction::AfterDelay(self.delay, failure)
+        Action::RespondToTokenRequest {
+            delay: self.delay,
+            failure: self.queued_failures.pop_front().or_else(|| self.outage.clone()),
+        }
     }
 
-    pub(super) fn answer_token(&mut self, request: &ReceivedRequest) -> FakeAnswer {
-        if request.authorization("Basic") != Some(&self.basic) {
+    /// The response to a token request that is not told to fail: a new token, or the reason why there is none.
+    pub(super) fn token_response(&mut self, request: &ReceivedRequest) -> FakeAnswer {
+        if request.authorization("Basic") != Some(&self.basic_credentials) {
             let body = r#"{"ErrorCode":"invalid_client","Error":"Client credentials are invalid"}"#;
             return FakeAnswer::json(401, body);
         }
-        if !request.has_grant_type() {
+        if !request.has_client_credentials_grant() {
             let body = r#"{"ErrorCode":"invalid_request","Error":"Required param : grant_type"}"#;
             return FakeAnswer::json(400, body);
         }
         let token = random_alphanumerics(28);
-        let body = token_json(&token, self.lifetime, SystemTime::now(), self.numbers);
-        let life = Life {
+        let body = token_json(&token, self.lifetime, SystemTime::now(), self.send_numbers);
+        let validity = Validity {
             start: Instant::now(),
-            length: self.lifetime,
+            lifetime: self.lifetime,
         };
-        let known = |ended| ended < EXPIRED_IS_KNOWN_FOR;
-        self.tokens.retain(|_, life| life.ended().is_none_or(known));
-        self.tokens.insert(token, life);
+        let is_retained = |expired_for| expired_for < EXPIRED_TOKEN_RETENTION;
+        self.tokens
+            .retain(|_, validity| validity.expired_for().is_none_or(is_retained));
+        self.tokens.insert(token, validity);
         FakeAnswer::json(200, body)
     }
 
-    fn react_to_api(&mut self, request: &ReceivedRequest) -> Reaction {
-        let path = request.path_alone();
+    fn receive_api_request(&mut self, request: &ReceivedRequest) -> Action {
+        let path = request.path_without_query();
         let route = self.routes.get(path);
-        let answerer = self.prefixes.iter().find(|(prefix, _)| path.starts_with(prefix));
-        let is_api = answerer.is_some() || API_PREFIXES.iter().any(|api| path.starts_with(api));
-        if request.is_preflight() && is_api && !matches!(route, Some(Route::Answer(_))) {
-            return Reaction::Answer(request.preflight_answer());
+        let handler = self.handlers.iter().find(|(prefix, _)| path.starts_with(prefix));
+        let is_api = handler.is_some() || API_PREFIXES.iter().any(|prefix| path.starts_with(prefix));
+        if request.is_preflight() && is_api && !matches!(route, Some(Route::Respond(_))) {
+            return Action::Respond(request.preflight_response());
         }
         self.api_requests += 1;
-        if let Some(Route::Answer(answer)) = route {
-            return Reaction::Answer(answer.clone());
+        if let Some(Route::Respond(response)) = route {
+            return Action::Respond(response.clone());
         }
         if route.is_none() && !is_api {
-            return Reaction::Answer(FakeAnswer::json(200, r#"{"title":"OS Data Hub APIs"}"#));
+            return Action::Respond(FakeAnswer::json(200, r#"{"title":"OS Data Hub APIs"}"#));
         }
-        let answer = match (self.check_bearer(request), route, answerer) {
+        let response = match (self.check_bearer(request), route, handler) {
             (Err(fault), _, _) => {
                 let challenge = fault.challenge();
-                fault.answer(path).with_header("WWW-Authenticate", &challenge)
+                fault.response(path).with_header("WWW-Authenticate", &challenge)
             }
-            (Ok(()), Some(Route::Refuse), _) => NOT_IN_PROJECT.answer(path),
+            (Ok(()), Some(Route::Refuse), _) => NOT_IN_PROJECT.response(path),
             (Ok(()), Some(Route::Redirect(to)), _) => FakeAnswer::new(307, "").with_header("Location", to.as_str()),
-            (Ok(()), _, Some((_, answerer))) => return Reaction::Ask(Arc::clone(answerer)),
+            (Ok(()), _, Some((_, handler))) => return Action::CallHandler(Arc::clone(handler)),
             (Ok(()), _, None) => FakeAnswer::json(200, path_json(path)),
         };
-        Reaction::Answer(answer.for_any_origin())
+        Action::Respond(response.allow_any_origin())
     }
 
     fn check_bearer(&self, request: &ReceivedRequest) -> Result<(), Fault> {
         let token = request.authorization("Bearer").ok_or(TOKEN_MISSING)?;
         match self.tokens.get(token) {
-            Some(life) if life.ended().is_some() => Err(TOKEN_EXPIRED),
+            Some(validity) if validity.expired_for().is_some() => Err(TOKEN_EXPIRED),
             Some(_) => Ok(()),
             None => Err(TOKEN_UNKNOWN),
         }
     }
 }
 
-/// What a test does with the requests below a prefix.
-pub(super) type Answerer = dyn Fn(&ReceivedRequest) -> FakeAnswer + Send + Sync;
+/// Handler that a test registers for a path prefix.
+pub(super) type Handler = dyn Fn(&ReceivedRequest) -> FakeAnswer + Send + Sync;
 
-/// What is left to do about a request once the state is no longer locked.
-pub(super) enum Reaction {
-    Answer(FakeAnswer),
-    /// To wait, and then to answer with this failure, or else with a token.
-    AfterDelay(Duration, Option<FakeAnswer>),
-    Ask(Arc<Answerer>),
+/// Next step for a request. It is taken with the state unlocked, because it may wait, or call a handler that locks
+/// the state.
+pub(super) enum Action {
+    Respond(FakeAnswer),
+    /// Wait for `delay`, then send the failure if there is one, and otherwise [`State::token_response`].
+    RespondToTokenRequest {
+        delay: Duration,
+        failure: Option<FakeAnswer>,
+    },
+    CallHandler(Arc<Handler>),
 }
 
-/// What to do with a path, instead of what its prefix says.
+/// Route for one exact path. It takes precedence over handlers and API prefixes.
 pub(super) enum Route {
-    Answer(FakeAnswer),
+    Respond(FakeAnswer),
     Redirect(Url),
     Refuse,
 }
 
-/// The life of a token. Kept as start and length, as their sum may be more than an `Instant` can hold.
-pub(super) struct Life {
+/// Validity of a token. It has a start and a lifetime, because their sum may be more than an `Instant` can hold.
+pub(super) struct Validity {
     start: Instant,
-    length: Duration,
+    lifetime: Duration,
 }
 
-impl Life {
-    /// How long ago it ended, if it has.
-    fn ended(&self) -> Option<Duration> {
-        self.start.elapsed().checked_sub(self.length)
+impl Validity {
+    /// The time since the token expired. `None` if it is still valid.
+    fn expired_for(&self) -> Option<Duration> {
+        self.start.elapsed().checked_sub(self.lifetime)
     }
 }
 
-/// A refusal by Apigee, on which OS's APIs run.
-struct Fault {
-    code: &'static str,
-    text: &'static str,
-}
+/// Fault of Apigee, the gateway in front of OS's APIs: its code and its text.
+struct Fault(&'static str, &'static str);
 
-const TOKEN_EXPIRED: Fault = Fault {
-    code: "keymanagement.service.access_token_expired",
-    text: "Access Token expired",
-};
-const TOKEN_UNKNOWN: Fault = Fault {
-    code: "keymanagement.service.invalid_access_token",
-    text: "Invalid Access Token",
-};
-const TOKEN_MISSING: Fault = Fault {
-    code: "oauth.v2.InvalidAccessToken",
-    text: "Invalid access token",
-};
-const NOT_IN_PROJECT: Fault = Fault {
-    code: "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound",
-    text: "Invalid API call as no apiproduct match found",
-};
+const TOKEN_EXPIRED: Fault = Fault("keymanagement.service.access_token_expired", "Access Token expired");
+const TOKEN_UNKNOWN: Fault = Fault("keymanagement.service.invalid_access_token", "Invalid Access Token");
+const TOKEN_MISSING: Fault = Fault("oauth.v2.InvalidAccessToken", "Invalid access token");
+const NOT_IN_PROJECT: Fault = Fault(
+    "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound",
+    "Invalid API call as no apiproduct match found",
+);
 
 impl Fault {
-    /// A 401 in XML for an image's path, otherwise in JSON.
-    fn answer(&self, path: &str) -> FakeAnswer {
-        let Self { code, text } = self;
-        if Path::new(path).extension().is_some_and(|is| is == "png") {
+    /// A 401 with the fault in its body. A path that ends in `.png` gets XML, as OS sends for a map tile. Any other
+    /// path gets JSON.
+    fn response(&self, path: &str) -> FakeAnswer {
+        let Self(code, text) = self;
+        if Path::new(path).extension().is_some_and(|extension| extension == "png") {
             let body = format!(
                 "<fault><faultstring>{text}</faultstring><detail><errorcode>{code}</errorcode></detail></fault>"
             );
@@ -212,24 +209,24 @@ impl Fault {
         }
     }
 
-    /// The `WWW-Authenticate` of a fault that is about the token.
+    /// The `WWW-Authenticate` challenge for a fault that is about the token.
     fn challenge(&self) -> String {
-        let Self { code, text } = self;
+        let Self(code, text) = self;
         format!(r#"Bearer realm="null",error="invalid_token",error_description="{code}: {text}""#)
     }
 }
 
-/// OS's answer, with two of the fields that Apigee may add.
-fn token_json(token: &str, lifetime: Duration, issued_at: SystemTime, numbers: bool) -> String {
+/// Body of OS's token response, with two fields that Apigee may add: `scope` and `status`.
+fn token_json(token: &str, lifetime: Duration, issued_at: SystemTime, send_numbers: bool) -> String {
     let expires_in = seconds(lifetime);
     let issued_at = issued_at.duration_since(UNIX_EPOCH).unwrap_or_default().as_millis();
-    let quote = if numbers { "" } else { "\"" };
+    let quote = if send_numbers { "" } else { "\"" };
     format!(
         r#"{{"access_token":"{token}","expires_in":{quote}{expires_in}{quote},"issued_at":{quote}{issued_at}{quote},"token_type":"Bearer","scope":"","status":"approved"}}"#
     )
 }
 
-/// Exact for whole seconds, however many.
+/// Formats a duration in seconds. Whole seconds stay exact, because they do not go through `f64`.
 fn seconds(duration: Duration) -> String {
     match duration.subsec_nanos() {
         0 => duration.as_secs().to_string(),
@@ -238,13 +235,11 @@ fn seconds(duration: Duration) -> String {
 }
 
 fn path_json(path: &str) -> String {
-    // Of what JSON wants escaped, a URI's path can hold these two.
-    let path = path.replace('\\', r"\\").replace('"', r#"\""#);
-    format!(r#"{{"path":"{path}"}}"#)
+    serde_json::json!({"path": path}).to_string()
 }
 
-/// Credentials, and what HTTP Basic carries for them (RFC 7617).
-pub(super) fn with_basic(key: &str, secret: &str) -> (ProjectCredentials, String) {
+/// Credentials, and the same in the form that HTTP Basic sends (RFC 7617).
+pub(super) fn credentials_with_basic(key: &str, secret: &str) -> (ProjectCredentials, String) {
     let credentials = ProjectCredentials::new(key, secret).unwrap_or_else(|error| panic!("{error}"));
     (credentials, STANDARD.encode(format!("{key}:{secret}")))
 }
@@ -279,11 +274,11 @@ mod tests {
 
     #[test]
     fn a_life_may_be_longer_than_the_clock() {
-        let life = Life {
+        let validity = Validity {
             start: Instant::now(),
-            length: Duration::MAX,
+            lifetime: Duration::MAX,
         };
-        assert_eq!(life.ended(), None);
+        assert_eq!(validity.expired_for(), None);
     }
 
     #[test]
@@ -295,13 +290,13 @@ mod tests {
     fn a_fault_comes_as_xml_for_an_image() {
         assert_eq!(
             TOKEN_EXPIRED
-                .answer("/maps/raster/v1/zxy/Road_3857/7/63/42.png")
+                .response("/maps/raster/v1/zxy/Road_3857/7/63/42.png")
                 .0
                 .body(),
             "<fault><faultstring>Access Token expired</faultstring><detail><errorcode>keymanagement.service.access_token_expired</errorcode></detail></fault>"
         );
         assert_eq!(
-            TOKEN_EXPIRED.answer("/search/names/v1/find").0.body(),
+            TOKEN_EXPIRED.response("/search/names/v1/find").0.body(),
             r#"{"fault":{"faultstring":"Access Token expired","detail":{"errorcode":"keymanagement.service.access_token_expired"}}}"#
         );
     }

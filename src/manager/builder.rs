@@ -1,13 +1,16 @@
-//! A manager's settings.
+//! The settings of a manager.
 
-use std::{fmt, ops::RangeInclusive, sync::Arc, time::Duration};
+use std::sync::{Arc, RwLock};
+use std::{fmt, ops::RangeInclusive, time::Duration};
 
-use super::{Inner, TokenManager};
-use crate::{Error, TokenSource, schedule};
+use tokio::sync::watch;
+
+use super::{TokenManager, inner::Inner, state::State};
+use crate::{error::Error, schedule, source::TokenSource, status::Outcome};
 
 const DEFAULT_REFRESH_AT: RangeInclusive<f64> = 0.75..=0.85;
-/// Leaves a tenth of the life for the refresh and for requests under way.
-const LATEST_REFRESH_AT: f64 = 0.9;
+/// Leaves a tenth of the lifetime for the refresh and for requests in flight.
+const MAX_REFRESH_AT: f64 = 0.9;
 const DEFAULT_ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 
 /// Settings of a [`TokenManager`].
@@ -29,44 +32,53 @@ impl TokenManagerBuilder {
         }
     }
 
-    /// The share of its life at which a token is renewed, drawn from this range once for each token, so that a fleet's
-    /// refreshes spread out. Within (0, 0.9]. Defaults to `0.75..=0.85`.
+    /// The share of its lifetime at which a token becomes stale, within (0, 0.9]. Defaults to `0.75..=0.85`.
+    ///
+    /// It is drawn from this range once for each token, so that the refreshes of a fleet spread out.
     pub fn refresh_at(mut self, share: RangeInclusive<f64>) -> Self {
         self.refresh_at = share;
         self
     }
 
-    /// How long a caller waits who finds no usable token; more than a day counts as a day. Defaults to 10 s.
+    /// How long a caller without a usable token waits. More than a day counts as a day. Defaults to 10 s.
     pub fn acquire_timeout(mut self, limit: Duration) -> Self {
         self.acquire_timeout = limit;
         self
     }
 
-    /// What spans and metrics call this manager's project, in the field and label `project`, so that several in one
-    /// process can be told apart. A name of yours, not the Project API Key. Defaults to none.
+    /// The name of this manager's project in spans and metrics: their field and label `project`. Defaults to none.
+    ///
+    /// It tells several projects in one process apart. Choose any name, but not the Project API Key.
     pub fn project(mut self, name: impl Into<String>) -> Self {
         self.project = Some(name.into().into());
         self
     }
 
-    /// The manager. It fetches nothing until somebody asks for a token or [keeps it warm](TokenManager::keep_warm).
+    /// Builds the manager. It fetches nothing until a caller asks for a token or [keeps it
+    /// warm](TokenManager::keep_warm).
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if `refresh_at` is outside (0, 0.9] or runs backwards, or if
     /// `acquire_timeout` is zero.
     pub fn build(self) -> Result<TokenManager, Error> {
         let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
-        if !(from > 0.0 && from <= to && to <= LATEST_REFRESH_AT) {
-            return Err(Error::configuration(format!(
-                "refresh_at has to lie within (0, {LATEST_REFRESH_AT}] and run upwards, not {from}..={to}"
-            )));
-        }
-        if self.acquire_timeout.is_zero() {
-            return Err(Error::configuration("acquire_timeout has to be more than zero"));
-        }
-        let acquire_timeout = self.acquire_timeout.min(schedule::DAY);
-        let inner = Inner::new(self.source, acquire_timeout, self.refresh_at, self.project);
-        Ok(TokenManager { inner: Arc::new(inner) })
+        Error::unless(
+            from > 0.0 && from <= to && to <= MAX_REFRESH_AT,
+            format!("refresh_at has to lie within (0, {MAX_REFRESH_AT}] and run upwards, not {from}..={to}"),
+        )?;
+        Error::unless(
+            !self.acquire_timeout.is_zero(),
+            "acquire_timeout has to be more than zero",
+        )?;
+        Ok(TokenManager {
+            inner: Arc::new(Inner {
+                source: self.source,
+                acquire_timeout: self.acquire_timeout.min(schedule::DAY),
+                project: self.project,
+                state: RwLock::new(State::new(self.refresh_at)),
+                ended: watch::Sender::new((0, Outcome::Abandoned)),
+            }),
+        })
     }
 }
 

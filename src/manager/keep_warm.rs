@@ -1,23 +1,19 @@
-//! Refreshing without traffic.
+//! Refreshes without traffic.
 
-use std::{
-    sync::{Arc, Weak},
-    time::Duration,
-};
+use std::sync::{Arc, Weak};
+use std::time::Duration;
 
-use tokio::{
-    runtime::Handle,
-    task::AbortHandle,
-    time::{Instant, sleep_until},
-};
+use tokio::time::{Instant, sleep_until};
+use tokio::{runtime::Handle, task::AbortHandle};
 
-use super::Inner;
+use super::inner::Inner;
 use crate::clock::Moment;
 
-/// The monotonic clock stands still while a machine is suspended. A look every now and then notices on waking.
-const LONGEST_SLEEP: Duration = Duration::from_secs(10);
+/// The longest sleep. The monotonic clock, by which tokio sleeps, stands still while a machine is suspended; a look at
+/// the wall clock after waking notices that.
+const MAX_SLEEP: Duration = Duration::from_secs(10);
 
-/// Keeps a [`TokenManager`](crate::TokenManager)'s token fresh until it is dropped, or until the manager is.
+/// Guard that keeps a [`TokenManager`](crate::TokenManager)'s token fresh until it or the manager is dropped.
 ///
 /// See [`TokenManager::keep_warm`](crate::TokenManager::keep_warm).
 #[derive(Debug)]
@@ -45,12 +41,12 @@ async fn run(weak: Weak<Inner>) {
     while let Some(manager) = weak.upgrade() {
         let mut ended = manager.ended.subscribe();
         manager.renew();
-        let look_again = manager.read().next_renewal(Moment::now());
+        let next = manager.read().next_renewal(Moment::now());
         drop(manager);
-        let at_latest = Instant::now() + LONGEST_SLEEP;
+        let latest = Instant::now() + MAX_SLEEP;
         tokio::select! {
             biased;
-            () = sleep_until(look_again.map_or(at_latest, |at| at.min(at_latest))) => {}
+            () = sleep_until(next.map_or(latest, |at| at.min(latest))) => {}
             changed = ended.changed() => if changed.is_err() { return },
         }
     }

@@ -1,4 +1,4 @@
-//! What the clocks do to a token. Beside the code, as only here the wall clock can be stepped.
+//! Tests of the two clocks. They stand beside the code because only unit tests can step the wall clock.
 
 use std::sync::atomic::{AtomicUsize, Ordering};
 
@@ -8,11 +8,12 @@ use tokio::time::advance;
 
 use super::*;
 use crate::clock::stepped::{step_ahead, step_back};
+use crate::status::TokenState;
 
 const LIFE: Duration = Duration::from_secs(299);
 const HOUR: Duration = Duration::from_secs(3_600);
 
-/// A new token for every fetch, of this age.
+/// A source that returns a new token of this age for every fetch.
 #[derive(Default)]
 struct Counting {
     fetches: AtomicUsize,
@@ -27,6 +28,7 @@ impl TokenSource for Arc<Counting> {
     }
 }
 
+/// A manager, and the number of its fetches.
 fn manager(age: Duration) -> (TokenManager, impl Fn() -> usize) {
     let source = Arc::new(Counting {
         age,
@@ -83,10 +85,10 @@ async fn a_short_suspension_makes_the_token_stale_not_unusable() {
     assert_eq!(tokens.status().state, TokenState::Stale);
 }
 
-/// What may happen to the clocks between two callers.
+/// An event between two callers.
 #[derive(Debug, Clone)]
 enum Event {
-    /// Time passes.
+    /// Time passes on both clocks.
     Wait(u64),
     /// The wall clock is set ahead, or the machine is suspended.
     Ahead(u64),
@@ -120,10 +122,10 @@ proptest! {
                 let token = tokens.token().await.unwrap();
                 prop_assert!(token.remaining() > Duration::from_secs(9), "{:?}", token);
             }
-            // A refresh when 0.75 of a life is over, one for the first, and one for each step ahead.
-            let lives = start.elapsed().as_millis() / LIFE.mul_f64(0.75).as_millis();
-            let most = 1 + lives + steps_ahead;
-            prop_assert!(fetches() as u128 <= most, "{} fetches, not {most}", fetches());
+            // One for the first token, one for each 0.75 of a lifetime, and one for each step ahead.
+            let lifetimes = start.elapsed().as_millis() / LIFE.mul_f64(0.75).as_millis();
+            let max = 1 + lifetimes + steps_ahead;
+            prop_assert!(fetches() as u128 <= max, "{} fetches, not {max}", fetches());
             Ok(())
         })?;
     }
@@ -144,14 +146,22 @@ async fn keep_warm_notices_a_suspension_soon_after_waking() {
 async fn an_aged_token_has_the_windows_of_what_is_left() {
     let (tokens, _) = manager(Duration::from_secs(200));
     tokens.token().await.unwrap();
-    let left = Duration::from_secs(99);
-    assert_eq!(tokens.status().remaining, left);
+    let remaining = Duration::from_secs(99);
+    assert_eq!(tokens.status().remaining, remaining);
     let stale = tokens.status().next_attempt.unwrap();
-    assert!(stale >= left.mul_f64(0.75) && stale <= left.mul_f64(0.85), "{stale:?}");
+    assert!(
+        stale >= remaining.mul_f64(0.75) && stale <= remaining.mul_f64(0.85),
+        "{stale:?}"
+    );
     advance(Duration::from_millis(95_700)).await;
-    assert_eq!(tokens.status().state, TokenState::Unusable, "99 s less a thirtieth");
+    assert_eq!(
+        tokens.status().state,
+        TokenState::Unusable,
+        "99 s less the expiry margin"
+    );
 }
 
+/// A source that returns the same token for every fetch.
 struct Same(AtomicUsize);
 
 #[async_trait]
@@ -168,7 +178,7 @@ async fn a_source_that_brings_a_suspected_token_again_has_failed_but_the_token_s
     let tokens = TokenManager::builder(source.clone()).build().unwrap();
     let token = tokens.token().await.unwrap();
     advance(Duration::from_secs(10)).await;
-    assert!(tokens.refuse(&token, Refusal::Unclear));
+    assert_eq!(tokens.unauthorized(&token, Verdict::Unexplained), Action::Replace);
     let error = tokens.other_than(&token).await.unwrap_err();
     assert_eq!(error.kind(), ErrorKind::MalformedResponse);
     assert!(tokens.token().await.is_ok());
@@ -178,18 +188,18 @@ async fn a_source_that_brings_a_suspected_token_again_has_failed_but_the_token_s
 #[tokio::test(start_paused = true)]
 async fn an_odd_path_does_not_keep_a_revoked_token_in_use() {
     let (tokens, _) = manager(Duration::ZERO);
-    // Unclear 401s keep coming, so that by now they have to wait for 40 s.
+    // Unexplained 401s keep coming, until their minimum age is 40 s.
     tokens.token().await.unwrap();
     for _ in 0..80 {
         advance(Duration::from_millis(500)).await;
         let token = tokens.token().await.unwrap();
-        tokens.refuse(&token, Refusal::Unclear);
+        tokens.unauthorized(&token, Verdict::Unexplained);
         tokio::task::yield_now().await;
     }
     advance(Duration::from_secs(5)).await;
     let revoked = tokens.token().await.unwrap();
-    assert!(!tokens.refuse(&revoked, Refusal::Unclear), "has to wait");
-    assert!(tokens.refuse(&revoked, Refusal::Rejected), "has not");
+    assert_eq!(tokens.unauthorized(&revoked, Verdict::Unexplained), Action::TooNew);
+    assert_eq!(tokens.unauthorized(&revoked, Verdict::AboutToken), Action::Replace);
     assert!(tokens.current().is_none());
 }
 
@@ -202,12 +212,12 @@ async fn a_wall_of_both_sorts_of_refusal_costs_at_most_6_posts_a_minute() {
         let before = fetches();
         for tick in 0..600 {
             if let Ok(token) = tokens.token().await {
-                let refusal = if tick % 3 == 0 {
-                    Refusal::Rejected
+                let verdict = if tick % 3 == 0 {
+                    Verdict::AboutToken
                 } else {
-                    Refusal::Unclear
+                    Verdict::Unexplained
                 };
-                tokens.refuse(&token, refusal);
+                tokens.unauthorized(&token, verdict);
             }
             tokio::time::sleep(Duration::from_millis(100)).await;
         }
@@ -223,9 +233,9 @@ async fn a_source_that_brings_the_same_token_makes_it_no_newer() {
         .unwrap();
     let token = tokens.token().await.unwrap();
     advance(Duration::from_secs(260)).await;
-    // Stale, so the same token is brought again.
+    // Stale, so the source returns the same token again.
     tokens.token().await.unwrap();
     tokio::time::sleep(Duration::from_millis(10)).await;
     tokens.reject(&token);
-    assert!(tokens.current().is_none(), "we have had it for 260 s");
+    assert!(tokens.current().is_none(), "this process has held it for 260 s");
 }

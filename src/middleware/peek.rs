@@ -1,11 +1,7 @@
-//! A look at the beginning of a response's body, which takes nothing away from who reads it next.
+//! A peek at the start of a response's body, which leaves the whole body for the next reader.
 
-use std::{
-    collections::VecDeque,
-    pin::Pin,
-    task::{Context, Poll},
-    time::Duration,
-};
+use std::task::{Context, Poll};
+use std::{collections::VecDeque, pin::Pin, time::Duration};
 
 use bytes::Bytes;
 use http_body::{Body as HttpBody, Frame, SizeHint};
@@ -13,12 +9,13 @@ use http_body_util::BodyExt;
 use reqwest::{Body, Response, ResponseBuilderExt};
 use tokio::time::timeout;
 
-/// Apigee's faults have about 200 bytes, and come with the headers.
-const LONGEST_LOOK: Duration = Duration::from_secs(1);
-const FARTHEST_LOOK: usize = 16 * 1024;
+/// Apigee's faults are about 200 bytes long and arrive with the headers.
+const MAX_TIME: Duration = Duration::from_secs(1);
+const MAX_BYTES: usize = 16 * 1024;
 
-/// The beginning of the body, as much as there is within 1 s and 16 KiB; and the response as if nobody had looked, with
-/// its url, version, headers, extensions and body, down to an error in the middle of it.
+/// Reads the start of the body, for at most 1 s and 16 KiB, and puts it back.
+///
+/// The response comes back unchanged: its URL, version, headers, extensions and body, even an error in mid-body.
 pub(crate) async fn peek(response: Response) -> (Vec<u8>, Response) {
     let url = response.url().clone();
     let (mut parts, body) = http::Response::<Body>::from(response).into_parts();
@@ -27,9 +24,9 @@ pub(crate) async fn peek(response: Response) -> (Vec<u8>, Response) {
         rest: body,
     };
     let mut beginning = Vec::new();
-    // Running out of time is one way to have seen enough.
-    let _ = timeout(LONGEST_LOOK, body.look(&mut beginning)).await;
-    // The url of a reqwest::Response travels in an extension that only this builder can make.
+    // After a timeout, what has arrived is enough.
+    let _ = timeout(MAX_TIME, body.look(&mut beginning)).await;
+    // reqwest keeps the URL in an extension that only this builder can make.
     if let Some(extensions) = http::Response::builder().url(url).extensions_mut() {
         parts.extensions.extend(std::mem::take(extensions));
     }
@@ -37,7 +34,7 @@ pub(crate) async fn peek(response: Response) -> (Vec<u8>, Response) {
     (beginning, response.into())
 }
 
-/// A body of which the first frames have been seen already.
+/// A body whose first frames have been read already.
 struct Peeked {
     seen: VecDeque<Result<Frame<Bytes>, reqwest::Error>>,
     rest: Body,
@@ -45,13 +42,13 @@ struct Peeked {
 
 impl Peeked {
     async fn look(&mut self, beginning: &mut Vec<u8>) {
-        while beginning.len() < FARTHEST_LOOK {
+        while beginning.len() < MAX_BYTES {
             let Some(frame) = self.rest.frame().await else {
                 return;
             };
             let failed = frame.is_err();
             if let Some(data) = frame.as_ref().ok().and_then(Frame::data_ref) {
-                let room = FARTHEST_LOOK - beginning.len();
+                let room = MAX_BYTES - beginning.len();
                 beginning.extend_from_slice(&data[..data.len().min(room)]);
             }
             self.seen.push_back(frame);
@@ -101,7 +98,7 @@ mod tests {
 
     use super::*;
 
-    /// A body that comes in these pieces, and then ends or hangs.
+    /// A body that arrives in these pieces and then ends or hangs.
     struct Pieces {
         left: VecDeque<Bytes>,
         hangs: bool,
@@ -127,7 +124,7 @@ mod tests {
         }
     }
 
-    /// A response whose body comes in pieces of these lengths, each of another letter.
+    /// A response whose body arrives in pieces of these lengths, each with a different letter.
     fn response(lengths: &[usize], hangs: bool) -> Response {
         let letters = b'a'..;
         let left = letters
@@ -158,7 +155,7 @@ mod tests {
         let start = Instant::now();
         let (beginning, _) = peek(response(&[10], true)).await;
         assert_eq!(beginning, b"aaaaaaaaaa");
-        assert_eq!(start.elapsed(), LONGEST_LOOK);
+        assert_eq!(start.elapsed(), MAX_TIME);
     }
 
     #[tokio::test(start_paused = true)]

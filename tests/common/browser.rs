@@ -15,10 +15,11 @@ use hyper_util::client::legacy::connect::HttpConnector;
 use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
-/// A machine that is busy with other tests may be this slow.
-const PATIENCE: Duration = Duration::from_secs(30);
+/// Generous, because other tests may keep the machine busy.
+const TIMEOUT: Duration = Duration::from_secs(30);
 
-/// A browser with a fresh profile, whose every request goes through a proxy. Dropping it leaves nothing behind.
+/// Browser with a fresh profile that sends every request through a proxy. Dropping it ends its processes and deletes
+/// the profile.
 pub(crate) struct Browser {
     page: Client,
     _driver: Driver,
@@ -29,14 +30,14 @@ impl Browser {
         let driver = Driver::start();
         let profile = driver.profile.display();
         let options = json!({
-            "binary": installed("chromium"),
+            "binary": find_program("chromium"),
             "args": [
                 "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic",
                 "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
                 "--disable-dev-shm-usage", "--window-size=1000,783", "--hide-scrollbars",
                 format!("--user-data-dir={profile}"),
                 format!("--proxy-server=http://{proxy}"),
-                // Chromium would go round a proxy for loopback.
+                // By default Chromium bypasses the proxy for loopback.
                 "--proxy-bypass-list=<-loopback>",
             ],
         });
@@ -59,7 +60,7 @@ impl Browser {
         self.page.execute(script, vec![]).await.unwrap()
     }
 
-    /// Runs a script that calls its last argument with what it comes to.
+    /// Runs a script that passes its result to its last argument, a callback.
     pub(crate) async fn run_async(&self, script: &str) -> Value {
         self.page.execute_async(script, vec![]).await.unwrap()
     }
@@ -68,10 +69,10 @@ impl Browser {
         self.page.screenshot().await.unwrap()
     }
 
-    /// What the browser has to say about the page since it was last asked: failed requests, what the page's policy
-    /// forbade, uncaught errors.
-    pub(crate) async fn complaints(&self) -> Vec<String> {
-        let log = self.page.issue_cmd(BrowserLog).await.unwrap();
+    /// Errors in the browser's log since the last call: failed requests, violations of the page's Content Security
+    /// Policy, uncaught exceptions.
+    pub(crate) async fn errors(&self) -> Vec<String> {
+        let log = self.page.issue_cmd(ReadLog).await.unwrap();
         let entries = log.as_array().unwrap().iter();
         entries
             .filter(|entry| entry["level"] == "SEVERE")
@@ -79,29 +80,29 @@ impl Browser {
             .collect()
     }
 
-    /// Takes the network away from the page, or gives it back.
+    /// Disconnects the page from the network, or reconnects it.
     pub(crate) async fn set_offline(&self, offline: bool) {
-        self.page.issue_cmd(Network { offline }).await.unwrap();
+        self.page.issue_cmd(SetNetwork { offline }).await.unwrap();
     }
 
-    /// Waits until something comes to pass, and fails with its name if it doesn't.
-    pub(crate) async fn wait_until(&self, what: &str, mut come_to_pass: impl AsyncFnMut() -> bool) {
+    /// Polls until the condition holds. Panics with its name after 30 s.
+    pub(crate) async fn wait_until(&self, name: &str, mut condition: impl AsyncFnMut() -> bool) {
         let start = Instant::now();
-        while !come_to_pass().await {
-            if start.elapsed() > PATIENCE {
-                let complaints = self.complaints().await;
-                panic!("not within {PATIENCE:?}: {what}; the browser says {complaints:#?}");
+        while !condition().await {
+            if start.elapsed() > TIMEOUT {
+                let errors = self.errors().await;
+                panic!("timed out after {TIMEOUT:?} waiting for: {name}; errors in the browser's log: {errors:#?}");
             }
             sleep(Duration::from_millis(100)).await;
         }
     }
 }
 
-/// Chromedriver's own command for the browser's log.
+/// Chromedriver's command to read the browser's log.
 #[derive(Debug)]
-struct BrowserLog;
+struct ReadLog;
 
-impl fantoccini::wd::WebDriverCompatibleCommand for BrowserLog {
+impl fantoccini::wd::WebDriverCompatibleCommand for ReadLog {
     fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
         base.join(&format!("session/{}/se/log", session.unwrap_or_default()))
     }
@@ -111,13 +112,13 @@ impl fantoccini::wd::WebDriverCompatibleCommand for BrowserLog {
     }
 }
 
-/// Chromedriver's own command for the network that the page sees.
+/// Chromedriver's command to set the page's network conditions.
 #[derive(Debug)]
-struct Network {
+struct SetNetwork {
     offline: bool,
 }
 
-impl fantoccini::wd::WebDriverCompatibleCommand for Network {
+impl fantoccini::wd::WebDriverCompatibleCommand for SetNetwork {
     fn endpoint(&self, base: &url::Url, session: Option<&str>) -> Result<url::Url, url::ParseError> {
         base.join(&format!(
             "session/{}/chromium/network_conditions",
@@ -143,8 +144,10 @@ impl Driver {
         static NEXT: AtomicUsize = AtomicUsize::new(0);
         let number = NEXT.fetch_add(1, Ordering::Relaxed);
         let profile = PathBuf::from(env!("CARGO_TARGET_TMPDIR")).join(format!("browser-{}-{number}", process::id()));
-        // It takes a free port of IPv4, and gives up if somebody has the same one of IPv6.
-        let (process, port) = (0..5).find_map(|_| launch()).expect("chromedriver opens a port");
+        // Chromedriver picks a free IPv4 port, and exits if the IPv6 port with the same number is taken.
+        let (process, port) = (0..5)
+            .find_map(|_| launch())
+            .expect("chromedriver should open a port within five attempts");
         let address = SocketAddr::from(([127, 0, 0, 1], port));
         Self {
             process,
@@ -153,7 +156,7 @@ impl Driver {
         }
     }
 
-    /// Makes chromedriver end its browser and itself.
+    /// Makes chromedriver close its browser and exit.
     fn shut_down(&self) -> std::io::Result<()> {
         let mut stream = TcpStream::connect(self.address)?;
         stream.set_read_timeout(Some(Duration::from_secs(10)))?;
@@ -169,7 +172,7 @@ impl Driver {
 
 impl Drop for Driver {
     fn drop(&mut self) {
-        // Also after a panic: a browser that outlives its test would slow down all that follow.
+        // This also runs after a panic: a leftover browser would slow down all later tests.
         if self.shut_down().is_err() {
             let _ = self.process.kill();
         }
@@ -178,9 +181,9 @@ impl Drop for Driver {
     }
 }
 
-/// Chromedriver and its port, unless it ends without one.
+/// Starts chromedriver. Returns its process and port, or `None` if it exits without opening a port.
 fn launch() -> Option<(Child, u16)> {
-    let mut process = Command::new(installed("chromedriver"))
+    let mut process = Command::new(find_program("chromedriver"))
         .arg("--port=0")
         .stdout(Stdio::piped())
         .stderr(Stdio::null())
@@ -195,18 +198,17 @@ fn launch() -> Option<(Child, u16)> {
         let _ = process.wait();
         return None;
     };
-    // It must not wait for somebody to read what else it says.
+    // Drain the rest of its output: chromedriver would block on a full pipe.
     thread::spawn(move || lines.for_each(drop));
     Some((process, port))
 }
 
-/// Where a program is.
-fn installed(program: &str) -> PathBuf {
+/// The path of an installed program.
+fn find_program(program: &str) -> PathBuf {
     let path = std::env::var_os("PATH").unwrap_or_default();
-    let found = std::env::split_paths(&path)
-        .map(|folder| folder.join(program))
+    let path_of_program = std::env::split_paths(&path)
+        .map(|dir| dir.join(program))
         .find(|program| program.is_file());
-    found.unwrap_or_else(|| {
-        panic!("this test needs a browser, and `{program}` is not installed: scripts/setup installs Debian's chromium and chromium-driver")
-    })
+    path_of_program
+        .unwrap_or_else(|| panic!("`{program}` is not installed: scripts/setup installs chromium and chromium-driver"))
 }

@@ -1,5 +1,6 @@
-//! A token source inside the process, for tests in paused time.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+//! Scripted in-process token source for tests that pause tokio's clock. With a real socket, a paused clock would fire
+//! every timeout at once.
+#![allow(dead_code, reason = "each test binary uses a different part of this module")]
 
 use std::{
     sync::{
@@ -12,7 +13,7 @@ use std::{
 use osdatahub_auth::{AccessToken, Error, ErrorKind, TokenManager, TokenSource};
 use tokio::time::{Instant, sleep};
 
-/// Every kind of failure.
+/// Every [`ErrorKind`].
 pub(crate) const KINDS: [ErrorKind; 7] = [
     ErrorKind::Configuration,
     ErrorKind::CredentialsRejected,
@@ -23,7 +24,8 @@ pub(crate) const KINDS: [ErrorKind; 7] = [
     ErrorKind::Timeout,
 ];
 
-pub(crate) const LIFE: Duration = Duration::from_secs(299);
+/// The lifetime of OS's tokens.
+pub(crate) const LIFETIME: Duration = Duration::from_secs(299);
 
 pub(crate) const fn secs(seconds: u64) -> Duration {
     Duration::from_secs(seconds)
@@ -33,37 +35,40 @@ pub(crate) const fn millis(milliseconds: u64) -> Duration {
     Duration::from_millis(milliseconds)
 }
 
-/// What the question brings, as soon as it brings anything. For what happens on a task or a process of its own.
-pub(crate) async fn eventually<T>(what: &str, mut question: impl AsyncFnMut() -> Option<T>) -> T {
+/// Polls until the closure returns `Some`, and panics after 20 s. For work that another task or process does.
+pub(crate) async fn eventually<T>(condition: &str, mut poll: impl AsyncFnMut() -> Option<T>) -> T {
     let start = std::time::Instant::now();
     loop {
-        if let Some(found) = question().await {
-            return found;
+        if let Some(value) = poll().await {
+            return value;
         }
-        assert!(start.elapsed() < secs(20), "waited for 20 s: {what}");
+        assert!(
+            start.elapsed() < secs(20),
+            "timed out after 20 s waiting until {condition}"
+        );
         sleep(millis(10)).await;
     }
 }
 
-/// What a fetch comes to, and after how long.
-pub(crate) struct Answer {
-    after: Duration,
-    brings: Result<AccessToken, Error>,
+/// Scripted result of one fetch, and its delay.
+pub(crate) struct Outcome {
+    delay: Duration,
+    result: Result<AccessToken, Error>,
 }
 
-impl Answer {
-    /// A new token with this life, which counts from the start of the fetch, as OS's does.
-    pub(crate) fn token(life: Duration) -> Self {
+impl Outcome {
+    /// A new token with this lifetime, counted from the start of the fetch, as for OS's tokens.
+    pub(crate) fn token(lifetime: Duration) -> Self {
         static NEXT: AtomicUsize = AtomicUsize::new(1);
         let name = format!("token-{}", NEXT.fetch_add(1, Ordering::Relaxed));
-        Self::exactly(AccessToken::new(name, life).unwrap())
+        Self::exactly(AccessToken::new(name, lifetime).unwrap())
     }
 
-    /// This very token.
+    /// The given token, not a new one.
     pub(crate) fn exactly(token: AccessToken) -> Self {
         Self {
-            after: Duration::ZERO,
-            brings: Ok(token),
+            delay: Duration::ZERO,
+            result: Ok(token),
         }
     }
 
@@ -73,20 +78,20 @@ impl Answer {
 
     pub(crate) fn error(error: Error) -> Self {
         Self {
-            after: Duration::ZERO,
-            brings: Err(error),
+            delay: Duration::ZERO,
+            result: Err(error),
         }
     }
 
     pub(crate) fn after(mut self, delay: Duration) -> Self {
-        self.after = delay;
+        self.delay = delay;
         self
     }
 }
 
-/// Answers each fetch by a script, and keeps a record.
+/// [`TokenSource`] that follows a script and records every fetch.
 pub(crate) struct Source {
-    script: Box<dyn Fn(usize) -> Answer + Send + Sync>,
+    script: Box<dyn Fn(usize) -> Outcome + Send + Sync>,
     fetches: Mutex<Vec<Fetch>>,
 }
 
@@ -98,17 +103,17 @@ pub(crate) struct Fetch {
 }
 
 impl Source {
-    /// `script` is asked with the number of the fetch, from 1.
-    pub(crate) fn new(script: impl Fn(usize) -> Answer + Send + Sync + 'static) -> Arc<Self> {
+    /// The script gets the number of the fetch, counted from 1.
+    pub(crate) fn new(script: impl Fn(usize) -> Outcome + Send + Sync + 'static) -> Arc<Self> {
         Arc::new(Self {
             script: Box::new(script),
             fetches: Mutex::default(),
         })
     }
 
-    /// OS on a good day.
+    /// Issues a 299 s token after 50 ms, as OS does on a good day.
     pub(crate) fn healthy() -> Arc<Self> {
-        Self::new(|_| Answer::token(LIFE).after(millis(50)))
+        Self::new(|_| Outcome::token(LIFETIME).after(millis(50)))
     }
 
     pub(crate) fn manager(self: &Arc<Self>) -> TokenManager {
@@ -136,9 +141,9 @@ impl TokenSource for Source {
             });
             fetches.len()
         };
-        let answer = (self.script)(number);
-        sleep(answer.after).await;
+        let outcome = (self.script)(number);
+        sleep(outcome.delay).await;
         self.fetches.lock().unwrap()[number - 1].ended = Some(Instant::now());
-        answer.brings
+        outcome.result
     }
 }

@@ -1,4 +1,4 @@
-//! A proxy between a browser and the servers of a test, which keeps all that passes.
+//! Recording proxy between the browser and a test's servers.
 
 use std::{
     convert::Infallible,
@@ -17,7 +17,7 @@ use hyper::{body::Incoming, server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;
 use tokio::{net::TcpListener, task::JoinSet};
 
-/// A request of the browser's, and what it received, from a server or from the proxy.
+/// A request from the browser, and the response that it received from a server or from the proxy itself.
 #[derive(Debug, Clone)]
 pub(crate) struct Exchange {
     pub(crate) method: Method,
@@ -29,8 +29,9 @@ pub(crate) struct Exchange {
 }
 
 impl Exchange {
-    /// Whether the page is behind it, and not Chromium on an errand of its own, which accepts whatever comes.
-    pub(crate) fn is_the_pages(&self) -> bool {
+    /// Whether the page sent the request. Chromium also sends background requests, but those go to other hosts and
+    /// carry none of these headers.
+    pub(crate) fn is_from_page(&self) -> bool {
         let loopback = ["127.0.0.1", "localhost", "[::1]"];
         [ACCEPT, AUTHORIZATION, ORIGIN]
             .iter()
@@ -38,13 +39,14 @@ impl Exchange {
             || self.uri.host().is_some_and(|host| loopback.contains(&host))
     }
 
-    /// Whether it went there: host and port, as neither alone tells one server from another.
+    /// Whether the request went to this host and port. Neither alone tells one server from another.
     pub(crate) fn went_to(&self, host: &str, port: u16) -> bool {
         self.uri.host() == Some(host) && self.uri.port_u16() == Some(port)
     }
 }
 
-/// A forward proxy for plain HTTP on loopback. What the browser wants from elsewhere, it does not get.
+/// Forward proxy for plain HTTP to loopback. It refuses requests to any other host, so the tests never reach the
+/// network.
 pub(crate) struct Proxy {
     pub(crate) address: SocketAddr,
     exchanges: Arc<Mutex<Vec<Exchange>>>,
@@ -62,13 +64,13 @@ impl Proxy {
             .build()
             .unwrap();
         let mut server = JoinSet::new();
-        let kept = Arc::clone(&exchanges);
+        let recorded = Arc::clone(&exchanges);
         server.spawn(async move {
             let mut connections = JoinSet::new();
             while let Ok((stream, _)) = listener.accept().await {
-                let (client, kept) = (client.clone(), Arc::clone(&kept));
+                let (client, recorded) = (client.clone(), Arc::clone(&recorded));
                 connections.spawn(async move {
-                    let service = service_fn(|request| pass_on(&client, &kept, request));
+                    let service = service_fn(|request| forward(&client, &recorded, request));
                     let _ = http1::Builder::new()
                         .serve_connection(TokioIo::new(stream), service)
                         .await;
@@ -87,20 +89,21 @@ impl Proxy {
     }
 }
 
-/// Passes a request on, and keeps it whatever comes of it: what the browser wished to send counts, even to nobody.
-async fn pass_on(
+/// Forwards a request and records it, even if it fails: a token that the browser tried to send is a leak, whether or
+/// not a server received it.
+async fn forward(
     client: &reqwest::Client,
-    kept: &Mutex<Vec<Exchange>>,
+    recorded: &Mutex<Vec<Exchange>>,
     request: Request<Incoming>,
 ) -> Result<Response<Full<Bytes>>, Infallible> {
     let (head, body) = request.into_parts();
-    let (status, received, body) = answer(client, &head, body)
+    let (status, received, body) = send_upstream(client, &head, body)
         .await
         .unwrap_or_else(|status| (status, HeaderMap::new(), Bytes::new()));
     let mut response = Response::new(Full::new(body.clone()));
     *response.status_mut() = status;
     *response.headers_mut() = received.clone();
-    kept.lock().unwrap().push(Exchange {
+    recorded.lock().unwrap().push(Exchange {
         method: head.method,
         uri: head.uri,
         sent: head.headers,
@@ -111,8 +114,8 @@ async fn pass_on(
     Ok(response)
 }
 
-/// What the server says, or else the proxy's own status.
-async fn answer(
+/// The server's response, or the status for the proxy to send instead.
+async fn send_upstream(
     client: &reqwest::Client,
     head: &Parts,
     body: Incoming,
@@ -126,10 +129,10 @@ async fn answer(
     let request = client
         .request(head.method.clone(), head.uri.to_string())
         .headers(headers);
-    let answer = request.body(body.to_bytes()).send().await;
-    let answer = answer.map_err(|_| StatusCode::BAD_GATEWAY)?;
-    let (status, mut received) = (answer.status(), answer.headers().clone());
-    let body = answer.bytes().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
+    let response = request.body(body.to_bytes()).send().await;
+    let response = response.map_err(|_| StatusCode::BAD_GATEWAY)?;
+    let (status, mut received) = (response.status(), response.headers().clone());
+    let body = response.bytes().await.map_err(|_| StatusCode::BAD_GATEWAY)?;
     received.remove("Transfer-Encoding");
     Ok((status, received, body))
 }

@@ -1,5 +1,5 @@
-//! Servers that no HTTP library would build.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+//! Raw TCP servers, for responses that no HTTP library would send.
+#![allow(dead_code, reason = "each test binary uses a different part of this module")]
 
 use std::{
     net::SocketAddr,
@@ -15,14 +15,14 @@ use tokio::{
     net::{TcpListener, TcpStream},
 };
 
-/// A server on loopback that reads each connection's request and then does as it is told.
+/// TCP server on loopback that reads one request per connection, then passes the stream to a handler.
 pub(crate) struct RawServer {
     pub(crate) address: SocketAddr,
     connections: Arc<AtomicUsize>,
 }
 
 impl RawServer {
-    pub(crate) async fn start<F, Fut>(then: F) -> Self
+    pub(crate) async fn start<F, Fut>(handler: F) -> Self
     where
         F: Fn(TcpStream, String) -> Fut + Send + Sync + 'static,
         Fut: Future<Output = ()> + Send + 'static,
@@ -30,28 +30,28 @@ impl RawServer {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let connections = Arc::new(AtomicUsize::new(0));
-        let counted = connections.clone();
-        let then = Arc::new(then);
+        let counter = connections.clone();
+        let handler = Arc::new(handler);
         tokio::spawn(async move {
             while let Ok((mut stream, _)) = listener.accept().await {
-                counted.fetch_add(1, Ordering::Relaxed);
-                let then = then.clone();
+                counter.fetch_add(1, Ordering::Relaxed);
+                let handler = handler.clone();
                 tokio::spawn(async move {
                     let request = read_request(&mut stream).await;
-                    then(stream, request).await;
+                    handler(stream, request).await;
                 });
             }
         });
         Self { address, connections }
     }
 
-    /// Answers every request with these bytes and closes.
-    pub(crate) async fn saying(answer: impl Into<Vec<u8>>) -> Self {
-        let answer = Arc::new(answer.into());
+    /// Sends these bytes in response to every request, then closes the connection.
+    pub(crate) async fn responding(response: impl Into<Vec<u8>>) -> Self {
+        let response = Arc::new(response.into());
         Self::start(move |mut stream, _| {
-            let answer = answer.clone();
+            let response = response.clone();
             async move {
-                let _ = stream.write_all(&answer).await;
+                let _ = stream.write_all(&response).await;
                 let _ = stream.shutdown().await;
             }
         })
@@ -67,7 +67,8 @@ impl RawServer {
     }
 }
 
-/// The head, and as much of the body as came with it; or whatever a client sends that does not speak HTTP.
+/// Reads the request's head, and any part of the body that arrived with it. Stops early on input that is not HTTP,
+/// such as a TLS handshake.
 async fn read_request(stream: &mut TcpStream) -> String {
     let mut request = Vec::new();
     let mut buffer = [0; 4096];
@@ -83,8 +84,8 @@ async fn read_request(stream: &mut TcpStream) -> String {
     String::from_utf8_lossy(&request).into_owned()
 }
 
-/// A whole answer with this status, these further header lines and this body.
-pub(crate) fn http(status: u16, headers: &str, body: &str) -> Vec<u8> {
+/// A complete HTTP response with this status, these extra header lines and this body.
+pub(crate) fn http_response(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} Whatever\r\nContent-Length: {length}\r\n{headers}\r\n{body}").into()
 }

@@ -1,5 +1,5 @@
-//! A Redis server of a test's own.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+//! A separate Redis server for each test.
+#![allow(dead_code, reason = "each test binary uses a different part of this module")]
 
 use std::{
     path::PathBuf,
@@ -9,12 +9,12 @@ use std::{
 
 use redis::{Client, FromRedisValue, aio::MultiplexedConnection};
 
-/// A `redis-server` on a free port of loopback, without anything on disk. It ends when this is dropped.
+/// `redis-server` process on a free loopback port, without persistence. Dropping it kills the process.
 pub(crate) struct RedisServer {
     process: Child,
     port: u16,
-    settings: Vec<String>,
-    folder: PathBuf,
+    args: Vec<String>,
+    dir: PathBuf,
 }
 
 impl RedisServer {
@@ -22,28 +22,29 @@ impl RedisServer {
         Self::start_with(&[]).await
     }
 
-    /// With these settings on its command line.
-    pub(crate) async fn start_with(settings: &[&str]) -> Self {
-        let settings: Vec<_> = settings.iter().map(|&setting| setting.to_owned()).collect();
+    /// Starts a server with these extra command-line arguments.
+    pub(crate) async fn start_with(args: &[&str]) -> Self {
+        let args: Vec<_> = args.iter().map(|&arg| arg.to_owned()).collect();
         for _ in 0..10 {
             let port = free_port();
-            let folder = std::env::temp_dir().join(format!("osdatahub-auth-redis-{port}-{}", std::process::id()));
-            std::fs::create_dir_all(&folder).unwrap();
-            let process = launch(port, &settings, &folder);
+            let dir = std::env::temp_dir().join(format!("osdatahub-auth-redis-{port}-{}", std::process::id()));
+            std::fs::create_dir_all(&dir).unwrap();
+            let process = launch(port, &args, &dir);
             let mut server = Self {
                 process,
                 port,
-                settings: settings.clone(),
-                folder,
+                args: args.clone(),
+                dir,
             };
             if server.is_ready().await {
                 return server;
             }
         }
-        panic!("no redis-server would start on a free port");
+        panic!("redis-server failed to start on ten free ports");
     }
 
-    /// False if it ended instead, as it does when somebody else has taken the port meanwhile.
+    /// Waits for the port to open. Returns `false` if the process exits first, as it does when another process has
+    /// taken the port in the meantime.
     async fn is_ready(&mut self) -> bool {
         let start = Instant::now();
         while start.elapsed() < Duration::from_secs(20) {
@@ -67,20 +68,20 @@ impl RedisServer {
         self.port
     }
 
-    /// `kill -9`.
+    /// Kills the process with SIGKILL.
     pub(crate) fn kill(&mut self) {
         self.process.kill().unwrap();
         self.process.wait().unwrap();
     }
 
-    /// After a [`kill`](Self::kill): on the same port, and empty.
+    /// Starts the server again after a [`kill`](Self::kill): on the same port, and empty.
     pub(crate) async fn restart(&mut self) {
-        self.process = launch(self.port, &self.settings, &self.folder);
+        self.process = launch(self.port, &self.args, &self.dir);
         assert!(self.is_ready().await, "redis-server did not start again");
     }
 
-    /// Stands still, with all its connections open, until [`resume`](Self::resume).
-    pub(crate) fn stop(&self) {
+    /// Suspends the process with SIGSTOP until [`resume`](Self::resume). Its connections stay open.
+    pub(crate) fn pause(&self) {
         self.signal("-STOP");
     }
 
@@ -98,8 +99,8 @@ impl RedisServer {
         client.get_multiplexed_async_connection().await.unwrap()
     }
 
-    /// A command, its words apart by spaces.
-    pub(crate) async fn ask<T: FromRedisValue>(&self, command: &str) -> T {
+    /// Runs a command, given as words with spaces between them.
+    pub(crate) async fn command<T: FromRedisValue>(&self, command: &str) -> T {
         let mut words = command.split(' ');
         let mut command = redis::cmd(words.next().unwrap());
         for word in words {
@@ -108,16 +109,16 @@ impl RedisServer {
         command.query_async(&mut self.connection().await).await.unwrap()
     }
 
-    /// The names of all keys with this ending, of which a test has one at most.
-    pub(crate) async fn key(&self, ending: &str) -> Option<String> {
-        let keys: Vec<String> = self.ask(&format!("KEYS *:{ending}")).await;
+    /// The key that ends in `:{suffix}`, if there is one. Panics if there are several.
+    pub(crate) async fn key(&self, suffix: &str) -> Option<String> {
+        let keys: Vec<String> = self.command(&format!("KEYS *:{suffix}")).await;
         assert!(keys.len() <= 1, "{keys:?}");
         keys.into_iter().next()
     }
 
-    /// The one entry's key. It comes a moment after the token that is in it.
-    pub(crate) async fn entry(&self) -> String {
-        crate::common::eventually("the entry is there", async || self.key("token").await).await
+    /// The key of the token's entry. Waits for it, because the entry is written just after the fetch has returned.
+    pub(crate) async fn entry_key(&self) -> String {
+        crate::common::eventually("the entry exists", async || self.key("token").await).await
     }
 }
 
@@ -125,19 +126,19 @@ impl Drop for RedisServer {
     fn drop(&mut self) {
         let _ = self.process.kill();
         let _ = self.process.wait();
-        let _ = std::fs::remove_dir_all(&self.folder);
+        let _ = std::fs::remove_dir_all(&self.dir);
     }
 }
 
-fn launch(port: u16, settings: &[String], folder: &PathBuf) -> Child {
+fn launch(port: u16, args: &[String], dir: &PathBuf) -> Child {
     Command::new("redis-server")
         .args(["--port", &port.to_string(), "--bind", "127.0.0.1"])
         .args(["--save", "", "--appendonly", "no"])
-        .args(settings)
-        .current_dir(folder)
+        .args(args)
+        .current_dir(dir)
         .stdout(Stdio::null())
         .spawn()
-        .expect("redis-server, which scripts/setup installs, has to be on the PATH")
+        .expect("redis-server should be on the PATH: scripts/setup installs it")
 }
 
 fn free_port() -> u16 {

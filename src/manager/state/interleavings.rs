@@ -1,20 +1,22 @@
-//! Every order in which callers, tasks and time can come at the state, to a depth that takes seconds: whoever is
-//! elected, cancelled, cut off or overtaken, there is one fetch at a time, and nobody waits for one that nobody makes.
+//! Every order of events around the state machine, to a depth that takes seconds.
+//!
+//! Callers ask and give up, tasks begin, end and are dropped, tokens are refused, and time passes. In every order there is
+//! one fetch at a time (single-flight), and no caller waits for an attempt that no task makes.
 //!
 //! `ELECTION_DEPTH=12 cargo nextest run --release --lib interleavings` goes deeper.
 
 use super::*;
 
 const DEPTH: usize = 10;
-/// So many orders there are at least to the usual depth: proof that the search does search.
-const ORDERS: u64 = 10_000_000;
+/// The least number of orders at the default depth. It shows that the search is not empty.
+const MIN_ORDERS: u64 = 10_000_000;
 const CALLERS: usize = 2;
-const PATIENCE: Duration = Duration::from_secs(10);
+const ACQUIRE_TIMEOUT: Duration = Duration::from_secs(10);
 const LIFE: Duration = Duration::from_secs(40);
-/// Long enough for every wait after a success or a failure but the longest.
-const A_MOMENT: Duration = Duration::from_millis(1_100);
-/// So long that a task that has not moved meanwhile is given up, and a token has expired.
-const AN_AGE: Duration = Duration::from_secs(45);
+/// Longer than the minimum gaps and the first backoff.
+const SHORT: Duration = Duration::from_millis(1_100);
+/// Long enough for an attempt to be overdue and a token to expire.
+const LONG: Duration = Duration::from_secs(45);
 
 #[derive(Debug, Clone, Copy)]
 enum Event {
@@ -24,7 +26,7 @@ enum Event {
     TaskSucceeds,
     TaskFails(ErrorKind),
     TaskIsCutOff,
-    TokenIsRefused(Refusal),
+    TokenIsRefused(Verdict),
     TimePasses(Duration),
 }
 
@@ -32,12 +34,12 @@ enum Event {
 struct World {
     state: State,
     now: Moment,
-    /// The attempt that each caller waits for, and until when.
+    /// The attempt that each caller waits for, and its deadline.
     waiting: [Option<(Attempt, Instant)>; CALLERS],
-    /// The tasks that have been started and have not ended.
+    /// The tasks that were spawned and have not ended.
     tasks: Vec<Task>,
     tokens: usize,
-    /// When the next fetch may begin, by what the last one came to.
+    /// When the next fetch may begin, by the outcome of the last one.
     not_before: Option<Instant>,
     rejected: Option<AccessToken>,
 }
@@ -63,7 +65,7 @@ fn no_order_of_events_breaks_the_election() {
     let mut orders = 0;
     explore(&world, depth, &mut Vec::new(), &mut orders);
     println!("{orders} orders of up to {depth} events");
-    assert!(depth < DEPTH || orders > ORDERS, "only {orders} orders were seen");
+    assert!(depth < DEPTH || orders > MIN_ORDERS, "only {orders} orders were seen");
 }
 
 fn explore(world: &World, depth: usize, story: &mut Vec<Event>, orders: &mut u64) {
@@ -84,14 +86,14 @@ fn explore(world: &World, depth: usize, story: &mut Vec<Event>, orders: &mut u64
 
 impl World {
     fn possible(&self) -> Vec<Event> {
-        let mut events = vec![Event::TimePasses(A_MOMENT), Event::TimePasses(AN_AGE)];
+        let mut events = vec![Event::TimePasses(SHORT), Event::TimePasses(LONG)];
         for caller in 0..CALLERS {
             events.push(match self.waiting[caller] {
                 None => Event::Asks(caller),
                 Some(_) => Event::GivesUp(caller),
             });
         }
-        // The oldest task moves; a younger one has its turn after it.
+        // Only the oldest task makes progress.
         if let Some(task) = self.tasks.first() {
             events.push(Event::TaskIsCutOff);
             if task.begun.is_some() {
@@ -102,9 +104,9 @@ impl World {
                 events.push(Event::TaskBegins);
             }
         }
-        if self.state.held.is_some() {
-            events.push(Event::TokenIsRefused(Refusal::Rejected));
-            events.push(Event::TokenIsRefused(Refusal::Unclear));
+        if self.state.current.is_some() {
+            events.push(Event::TokenIsRefused(Verdict::AboutToken));
+            events.push(Event::TokenIsRefused(Verdict::Unexplained));
         }
         events
     }
@@ -112,7 +114,7 @@ impl World {
     fn play(&mut self, event: Event) -> Result<(), String> {
         match event {
             Event::Asks(caller) => {
-                let deadline = self.now.monotonic + PATIENCE;
+                let deadline = self.now.monotonic + ACQUIRE_TIMEOUT;
                 return self.ask(caller, deadline);
             }
             Event::GivesUp(caller) => self.waiting[caller] = None,
@@ -120,16 +122,16 @@ impl World {
             Event::TaskSucceeds => {
                 self.tokens += 1;
                 let token = format!("token-{}", self.tokens);
-                let token = AccessToken::issued_at(self.now, &token, LIFE);
+                let token = AccessToken::aged_at(self.now, &token, Duration::ZERO, LIFE);
                 return self.settle(token);
             }
             Event::TaskFails(kind) => return self.settle(Err(Error::new(kind, "scripted"))),
             Event::TaskIsCutOff => return self.drop_task(),
-            Event::TokenIsRefused(refusal) => {
-                let token = self.state.held.as_ref().map(|held| held.token.clone());
+            Event::TokenIsRefused(verdict) => {
+                let token = self.state.current.as_ref().map(|current| current.token.clone());
                 let token = token.ok_or("no token")?;
-                let admitted = self.state.refuse(self.now, &token, refusal);
-                if admitted && refusal == Refusal::Rejected {
+                let action = self.state.unauthorized(self.now, &token, verdict);
+                if action == Action::Replace && verdict == Verdict::AboutToken {
                     self.rejected = Some(token);
                 }
             }
@@ -141,7 +143,7 @@ impl World {
                     };
                     if until <= self.now.monotonic {
                         self.waiting[caller] = None;
-                    } else if attempt.lost_at <= self.now.monotonic {
+                    } else if attempt.overdue_at <= self.now.monotonic {
                         self.ask(caller, until)?;
                     }
                 }
@@ -151,9 +153,9 @@ impl World {
     }
 
     fn ask(&mut self, caller: usize, deadline: Instant) -> Result<(), String> {
-        let serves = self.state.usable(self.now, Need::Usable).is_some();
+        let usable = self.state.usable(self.now, Need::Usable).is_some();
         self.waiting[caller] = match self.state.join(self.now, Need::Usable, deadline) {
-            Ok(Place::Served(token)) => {
+            Ok(Join::Ready(token)) => {
                 if token.remaining_at(self.now).is_zero() {
                     return Err("an expired token was handed out".into());
                 }
@@ -162,19 +164,19 @@ impl World {
                 }
                 None
             }
-            Ok(Place::Leading(attempt)) => {
+            Ok(Join::Leader(attempt)) => {
                 let begun = None;
                 self.tasks.push(Task { attempt, begun });
                 Some((attempt, deadline))
             }
-            Ok(Place::Following(attempt)) => Some((attempt, deadline)),
+            Ok(Join::Follower(attempt)) => Some((attempt, deadline)),
             Err(error) => match error.retry_after() {
                 Some(wait) if !wait.is_zero() => None,
-                _ => return Err("an error that does not say when to come again".into()),
+                _ => return Err("an error without retry_after".into()),
             },
         };
-        if serves && self.waiting[caller].is_some() {
-            return Err("a caller waits though a token can be used".into());
+        if usable && self.waiting[caller].is_some() {
+            return Err("a caller waits although there is a usable token".into());
         }
         Ok(())
     }
@@ -186,41 +188,41 @@ impl World {
         }
         let now = self.now.monotonic;
         if self.not_before.is_some_and(|not_before| now < not_before) {
-            return Err("a fetch begins too soon after the last".into());
+            return Err("a fetch begins too soon after the last one".into());
         }
         self.tasks[0].begun = Some(now);
         Ok(())
     }
 
-    /// A task that is dropped, however that comes about, gives its attempt up.
+    /// Dropping a task abandons its attempt.
     fn drop_task(&mut self) -> Result<(), String> {
         let task = self.tasks.remove(0);
         if let Some(begun) = task.begun {
-            self.not_before = Some(begun + schedule::AFTER_START);
+            self.not_before = Some(begun + schedule::MIN_GAP_AFTER_START);
         }
-        if self.state.abandon(task.attempt.id) {
+        if self.state.abandon(task.attempt.id).is_some() {
             return self.wake(task.attempt.id, None);
         }
         Ok(())
     }
 
-    fn settle(&mut self, brought: Result<AccessToken, Error>) -> Result<(), String> {
+    fn settle(&mut self, result: Result<AccessToken, Error>) -> Result<(), String> {
         let task = self.tasks.remove(0);
         let now = self.now.monotonic;
-        match self.state.settle(task.attempt.id, self.now, brought, 0.0) {
-            None => Ok(()),
-            Some(Settled::Adopted { .. }) => {
+        match self.state.settle(task.attempt.id, self.now, result, 0.0) {
+            None | Some(Outcome::Abandoned) => Ok(()),
+            Some(Outcome::Refreshed { .. }) => {
                 self.not_before = Some(now + Duration::from_secs(1));
                 self.wake(task.attempt.id, None)
             }
-            Some(Settled::Failed { error, .. }) => {
+            Some(Outcome::Failed { error, .. }) => {
                 self.not_before = Some(now + Duration::from_millis(500));
                 self.wake(task.attempt.id, Some(&error))
             }
         }
     }
 
-    /// Those who waited for this attempt get its error, or look again.
+    /// Callers that waited for this attempt get its error, or join again.
     fn wake(&mut self, attempt: u64, error: Option<&Error>) -> Result<(), String> {
         for caller in 0..CALLERS {
             if let Some((_, until)) = self.waiting[caller].filter(|(waited, _)| waited.id <= attempt) {
@@ -234,18 +236,18 @@ impl World {
     }
 
     fn check(&self) -> Result<(), String> {
-        // A task that stood still for an age has been given up; a fetch of its own would have ended long before.
-        let fetching = |task: &&Task| task.begun.is_some_and(|at| self.now.monotonic - at < AN_AGE);
+        // An overdue task does not count: its fetch has been given up.
+        let fetching = |task: &&Task| task.begun.is_some_and(|at| self.now.monotonic - at < LONG);
         if self.tasks.iter().filter(fetching).count() > 1 {
             return Err("two fetches at once".into());
         }
         let has_task = |id: u64| self.tasks.iter().any(|task| task.attempt.id == id);
         if self.state.attempt.is_some_and(|attempt| !has_task(attempt.id)) {
-            return Err("an attempt is under way that nobody makes".into());
+            return Err("there is an attempt that no task makes".into());
         }
         for (attempt, _) in self.waiting.iter().flatten() {
             if !has_task(attempt.id) {
-                return Err("a caller waits for an attempt that nobody makes".into());
+                return Err("a caller waits for an attempt that no task makes".into());
             }
         }
         Ok(())

@@ -1,5 +1,5 @@
-//! A listener for this thread's events and spans.
-#![allow(dead_code, reason = "each test binary uses its own part of this")]
+//! Log capture: a `tracing` layer that records the events and spans of the current thread.
+#![allow(dead_code, reason = "each test binary uses a different part of this module")]
 
 use std::{
     fmt::{Debug, Write},
@@ -18,41 +18,43 @@ use tracing_subscriber::{
     util::SubscriberInitExt,
 };
 
-/// Everything that this library tells, in the order in which it did.
+/// Recorded spans, and the events of this library, in order.
 #[derive(Clone, Default, Debug)]
-pub(crate) struct Told(Arc<Mutex<Vec<(Level, String)>>>);
+pub(crate) struct LogCapture(Arc<Mutex<Vec<(Level, String)>>>);
 
-impl Told {
-    pub(crate) fn listen() -> (Self, DefaultGuard) {
-        let told = Self::default();
-        let guard = tracing_subscriber::registry().with(told.clone()).set_default();
-        (told, guard)
+impl LogCapture {
+    /// Records until the guard is dropped.
+    pub(crate) fn start() -> (Self, DefaultGuard) {
+        let log = Self::default();
+        let guard = tracing_subscriber::registry().with(log.clone()).set_default();
+        (log, guard)
     }
 
     fn add(&self, level: Level, text: String) {
         self.0.lock().unwrap().push((level, text));
     }
 
-    /// Warnings with this in them.
+    /// The WARN events that contain this text.
     pub(crate) fn warnings(&self, containing: &str) -> Vec<String> {
-        let told = self.0.lock().unwrap().clone();
-        let warnings = told.into_iter().filter(|(level, _)| *level == Level::WARN);
+        let records = self.0.lock().unwrap().clone();
+        let warnings = records.into_iter().filter(|(level, _)| *level == Level::WARN);
         warnings
             .map(|(_, text)| text)
             .filter(|text| text.contains(containing))
             .collect()
     }
 
-    /// What begins like this.
-    pub(crate) fn starting_with(&self, beginning: &str) -> Vec<(Level, String)> {
-        let told = self.0.lock().unwrap().clone();
-        told.into_iter()
-            .filter(|(_, text)| text.starts_with(beginning))
+    /// The records that start with this text, with their levels.
+    pub(crate) fn starting_with(&self, prefix: &str) -> Vec<(Level, String)> {
+        let records = self.0.lock().unwrap().clone();
+        records
+            .into_iter()
+            .filter(|(_, text)| text.starts_with(prefix))
             .collect()
     }
 }
 
-impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for Told {
+impl<S: Subscriber + for<'a> LookupSpan<'a>> Layer<S> for LogCapture {
     fn on_event(&self, event: &Event<'_>, context: Context<'_, S>) {
         if event.metadata().target().starts_with("osdatahub_auth") {
             let mut fields = Fields::default();

@@ -1,26 +1,46 @@
-//! What a `WWW-Authenticate` header says of a Bearer token (RFC 9110, section 11.6.1; RFC 6750, section 3).
+//! The Bearer challenge of a 401: its `WWW-Authenticate` header (RFC 9110, section 11.6.1; RFC 6750, section 3).
 
-/// The parameters of a Bearer challenge that say why the token was refused.
-#[derive(Debug, Default, PartialEq, Eq)]
-pub(crate) struct BearerError {
-    pub(crate) error: String,
-    pub(crate) description: String,
+use http::{HeaderMap, header::WWW_AUTHENTICATE};
+
+use crate::fault::Verdict;
+
+/// The verdict by the headers alone, if they give one: by the code of a fault, or by RFC 6750's error.
+pub(crate) fn verdict(headers: &HeaderMap) -> Option<Verdict> {
+    let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
+    challenges
+        .map(|value| bearer_error(&String::from_utf8_lossy(value.as_bytes())))
+        .find_map(|BearerError { error, description }| {
+            let code = description.split(':').next().unwrap_or_default();
+            // Apigee sends `invalid_token` with every fault, so its code counts first.
+            Verdict::of_code(code.trim()).or(match error.as_str() {
+                "invalid_token" => Some(Verdict::AboutToken),
+                "insufficient_scope" => Some(Verdict::NotAboutToken),
+                _ => None,
+            })
+        })
 }
 
-/// Why the token was refused, from a header value that may hold several challenges. Empty where it does not say.
-pub(crate) fn bearer_error(header: &str) -> BearerError {
+/// The parameters `error` and `error_description` of a Bearer challenge; empty if they are missing.
+#[derive(Debug, Default, PartialEq, Eq)]
+struct BearerError {
+    error: String,
+    description: String,
+}
+
+/// Parses a header value, which may hold several challenges.
+fn bearer_error(header: &str) -> BearerError {
     let mut found = BearerError::default();
     let mut bearer = false;
     let mut rest = header;
     while !rest.is_empty() {
         let (word, after) = token(rest);
         if word.is_empty() {
-            // A separator, or something that has no business here.
+            // A separator, or a character that is not allowed here.
             rest = skip_one(rest);
             continue;
         }
         match after.trim_start().strip_prefix('=') {
-            // A word by itself begins a challenge; one with a value belongs to the challenge that it stands in.
+            // A word without a value starts a challenge; a word with one is a parameter of it.
             None => {
                 bearer = word.eq_ignore_ascii_case("Bearer");
                 rest = after;
@@ -45,14 +65,14 @@ fn skip_one(text: &str) -> &str {
     chars.as_str()
 }
 
-/// The token that the text begins with (RFC 9110, section 5.6.2), and the rest.
+/// Splits off the token that the text starts with (RFC 9110, section 5.6.2).
 fn token(text: &str) -> (&str, &str) {
     let is_in_token = |c: char| c.is_ascii_alphanumeric() || "!#$%&'*+-.^_`|~".contains(c);
     let end = text.find(|c| !is_in_token(c)).unwrap_or(text.len());
     text.split_at(end)
 }
 
-/// The token or quoted string (RFC 9110, section 5.6.4) that the text begins with, and the rest.
+/// Splits off the token or quoted string that the text starts with (RFC 9110, section 5.6.4).
 fn value(text: &str) -> (String, &str) {
     let Some(quoted) = text.strip_prefix('"') else {
         let (value, rest) = token(text);
@@ -118,6 +138,50 @@ mod tests {
         }
         says(r#"Bearer error="never closed"#, "never closed", "");
         says("Bearer error=\"a\\", "a", "");
+    }
+
+    fn headers(value: &str) -> HeaderMap {
+        HeaderMap::from_iter([(WWW_AUTHENTICATE, value.parse().unwrap())])
+    }
+
+    fn fault(code: &str) -> Vec<u8> {
+        format!(r#"{{"fault":{{"faultstring":"…","detail":{{"errorcode":"{code}"}}}}}}"#).into()
+    }
+
+    #[test]
+    fn every_known_fault_is_judged_alike_in_header_and_body() {
+        for (code, expected) in [
+            ("keymanagement.service.access_token_expired", Verdict::AboutToken),
+            ("keymanagement.service.access_token_not_approved", Verdict::AboutToken),
+            ("keymanagement.service.invalid_access_token", Verdict::AboutToken),
+            ("oauth.v2.InvalidAccessToken", Verdict::AboutToken),
+            (
+                "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound",
+                Verdict::NotAboutToken,
+            ),
+            (
+                "keymanagement.service.apiresource_doesnot_exist",
+                Verdict::NotAboutToken,
+            ),
+            ("oauth.v2.InvalidApiKeyForGivenResource", Verdict::NotAboutToken),
+        ] {
+            assert_eq!(Verdict::of_body(&fault(code)), expected, "{code}");
+            let header = format!(r#"Bearer realm="null",error="invalid_token",error_description="{code}: some words""#);
+            assert_eq!(verdict(&headers(&header)), Some(expected), "{code}");
+        }
+    }
+
+    #[test]
+    fn a_plain_rfc_6750_challenge_is_enough() {
+        let judged = |header| verdict(&headers(header));
+        assert_eq!(judged(r#"Bearer error="invalid_token""#), Some(Verdict::AboutToken));
+        assert_eq!(
+            judged(r#"Bearer error="insufficient_scope""#),
+            Some(Verdict::NotAboutToken)
+        );
+        assert_eq!(judged(r#"Bearer realm="null""#), None);
+        assert_eq!(judged(r#"Basic error="invalid_token""#), None);
+        assert_eq!(verdict(&HeaderMap::new()), None);
     }
 
     fn quoted(text: &str) -> String {

@@ -1,29 +1,29 @@
-//! Which origins may see the token.
+//! The origins that may see the token.
 
 use url::{Host, Url};
 
-use crate::Error;
+use crate::error::Error;
 
 /// Exact origins, compared as parsed scheme, host and port (RFC 6454), never as text.
 #[derive(Debug, Clone)]
-pub(crate) struct Scope {
+pub(crate) struct AllowedOrigins {
     origins: Vec<Origin>,
 }
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
     scheme: String,
-    host: Host,
-    /// `None` for the scheme's own: a parsed URL never names that.
+    host: String,
+    /// `None` for the scheme's default port, which a parsed URL omits.
     port: Option<u16>,
 }
 
-impl Scope {
+impl AllowedOrigins {
     /// `https://api.os.uk` and nothing else.
     pub(crate) fn data_hub() -> Self {
         let data_hub = Origin {
             scheme: "https".to_owned(),
-            host: Host::Domain("api.os.uk".to_owned()),
+            host: "api.os.uk".to_owned(),
             port: None,
         };
         Self {
@@ -32,24 +32,26 @@ impl Scope {
     }
 
     pub(crate) fn add(&mut self, origin: &Url) -> Result<(), Error> {
-        let invalid = |why| Err(Error::configuration(format!("the origin of with_origin {why}")));
-        if !may_carry_secrets(origin) {
-            return invalid("has to be https, or http to a loopback address");
-        }
-        if !origin.username().is_empty() || origin.password().is_some() {
-            return invalid("must not carry user info");
-        }
-        if origin.path() != "/" || origin.query().is_some() || origin.fragment().is_some() {
-            return invalid("must be scheme, host and port alone, without a path or a query");
-        }
-        match Origin::of(origin) {
-            Some(origin) => self.origins.push(origin),
-            None => return invalid("has no host"),
-        }
+        let unless = |valid, what| Error::unless(valid, format!("the origin of with_origin {what}"));
+        unless(
+            may_carry_secrets(origin),
+            "has to be https, or http to a loopback address",
+        )?;
+        unless(
+            origin.username().is_empty() && origin.password().is_none(),
+            "must not carry user info",
+        )?;
+        unless(
+            origin.path() == "/" && origin.query().is_none() && origin.fragment().is_none(),
+            "must be scheme, host and port alone, without a path or a query",
+        )?;
+        // A URL that may carry secrets has a host.
+        self.origins.extend(Origin::of(origin));
         Ok(())
     }
 
-    /// The origin in scope that the URL has.
+    /// The allowed origin of the URL, if it has one.
+    #[inline]
     pub(crate) fn origin_of(&self, url: &Url) -> Option<&Origin> {
         self.origins.iter().find(|origin| origin.is_of(url))
     }
@@ -59,24 +61,19 @@ impl Origin {
     fn of(url: &Url) -> Option<Self> {
         Some(Self {
             scheme: url.scheme().to_owned(),
-            host: url.host()?.to_owned(),
+            host: url.host_str()?.to_owned(),
             port: url.port(),
         })
     }
 
-    /// The same as equality with `Url::origin()` for http and https, without its allocations.
+    /// Equality with `Url::origin()` for http and https, without its allocations.
+    #[inline]
     pub(crate) fn is_of(&self, url: &Url) -> bool {
-        let same_host = match (&self.host, url.host()) {
-            (Host::Domain(ours), Some(Host::Domain(theirs))) => ours == theirs,
-            (Host::Ipv4(ours), Some(Host::Ipv4(theirs))) => *ours == theirs,
-            (Host::Ipv6(ours), Some(Host::Ipv6(theirs))) => *ours == theirs,
-            _ => false,
-        };
-        same_host && self.port == url.port() && self.scheme == url.scheme()
+        self.port == url.port() && url.host_str() == Some(self.host.as_str()) && url.scheme() == self.scheme
     }
 }
 
-/// Whether a secret or a token may travel there: over https, or without leaving the machine.
+/// Whether a secret or a token may go to this URL: over https, or within the machine.
 pub(crate) fn may_carry_secrets(url: &Url) -> bool {
     match url.scheme() {
         "https" => true,
@@ -99,6 +96,7 @@ mod tests {
     use proptest::{prelude::*, sample::select};
 
     use super::*;
+    use crate::error::ErrorKind;
 
     fn url(text: &str) -> Url {
         text.parse().unwrap()
@@ -106,7 +104,7 @@ mod tests {
 
     #[test]
     fn only_the_exact_origin_is_in_scope() {
-        let scope = Scope::data_hub();
+        let allowed = AllowedOrigins::data_hub();
         for inside in [
             "https://api.os.uk",
             "https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png?x=1",
@@ -114,7 +112,7 @@ mod tests {
             "https://API.OS.UK/",
             "HTTPS://api.os.uk/",
         ] {
-            assert!(scope.origin_of(&url(inside)).is_some(), "{inside}");
+            assert!(allowed.origin_of(&url(inside)).is_some(), "{inside}");
         }
         for outside in [
             "http://api.os.uk/",
@@ -130,7 +128,7 @@ mod tests {
             "wss://api.os.uk/",
             "data:text/plain,api.os.uk",
         ] {
-            assert!(scope.origin_of(&url(outside)).is_none(), "{outside}");
+            assert!(allowed.origin_of(&url(outside)).is_none(), "{outside}");
         }
     }
 
@@ -144,9 +142,9 @@ mod tests {
             "http://[::1]:8080",
             "http://localhost:8080",
         ] {
-            let mut scope = Scope::data_hub();
-            scope.add(&url(good)).unwrap();
-            assert!(scope.origin_of(&url(good)).is_some(), "{good}");
+            let mut allowed = AllowedOrigins::data_hub();
+            allowed.add(&url(good)).unwrap();
+            assert!(allowed.origin_of(&url(good)).is_some(), "{good}");
         }
         for bad in [
             "http://gateway.example",
@@ -161,8 +159,8 @@ mod tests {
             "file:///etc/passwd",
             "data:text/plain,x",
         ] {
-            let error = Scope::data_hub().add(&url(bad)).unwrap_err();
-            assert_eq!(error.kind(), crate::ErrorKind::Configuration, "{bad}");
+            let error = AllowedOrigins::data_hub().add(&url(bad)).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration, "{bad}");
             assert!(error.to_string().contains("with_origin"), "{error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
         }

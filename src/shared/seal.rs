@@ -1,52 +1,49 @@
-//! What a shared store gets to see of a token: a name that tells nothing, and a sealed entry. No I/O.
+//! The seal of shared tokens: an opaque name and an encrypted entry. No I/O.
 
 use std::time::Duration;
 
 use base64::{Engine, engine::general_purpose::URL_SAFE_NO_PAD};
-use chacha20poly1305::{
-    KeyInit, XChaCha20Poly1305, XNonce,
-    aead::{Aead, Generate, Payload},
-};
+use chacha20poly1305::aead::{Aead, Generate, Payload};
+use chacha20poly1305::{KeyInit, XChaCha20Poly1305, XNonce};
 use hkdf::Hkdf;
 use secrecy::{ExposeSecret, zeroize::Zeroizing};
 use sha2::Sha256;
 use url::Url;
 
-use crate::{AccessToken, ProjectCredentials};
+use crate::{credentials::ProjectCredentials, token::AccessToken};
 
-/// The number is that of an entry's layout: a version that changes it shares tokens among its own processes alone, and
-/// leaves those of others in peace.
+/// The number is the version of the entry's layout. Versions with different layouts use different names, so they share
+/// nothing and do not disturb each other.
 const SALT: &[u8] = b"osdatahub-auth shared token 1";
 
-/// In front of what is sealed.
+/// At the start of the entry, before the ciphertext.
 const NONCE_BYTES: usize = 24;
 
-/// Of what is sealed: two times in milliseconds, then the token.
+/// The plain text is two numbers, both times in milliseconds, and then the token.
 const NUMBER_BYTES: usize = 8;
 
-/// Seals one project's tokens for one token endpoint: all from the Project API Secret, so that only who has it can find
-/// an entry, read it or make one. After a rotation of the secret nothing fits any more.
-pub(crate) struct Seal {
+/// The cipher and name of one project's tokens for one token endpoint. Both are derived from the Project API Secret, so
+/// that finding, reading or making an entry needs the secret. After a rotation the old entries are not found.
+pub(super) struct Seal {
     name: String,
     cipher: XChaCha20Poly1305,
 }
 
-/// What an entry holds.
-pub(crate) struct Unsealed {
-    pub(crate) token: Zeroizing<String>,
-    /// What was left of the token's life when it was sealed.
-    pub(crate) life: Duration,
-    /// When it expires, by the store's own clock: the time since 1970. An old entry that somebody brings back has
-    /// expired.
-    pub(crate) expires_at: Duration,
+/// The content of an entry.
+pub(super) struct Unsealed {
+    pub(super) token: Zeroizing<String>,
+    /// The remaining lifetime of the token when it was sealed.
+    pub(super) lifetime: Duration,
+    /// The expiry by Redis's clock, as the time since 1970. An old entry that is written back has expired.
+    pub(super) expires_at: Duration,
 }
 
 impl Seal {
-    /// HKDF with SHA-256 (RFC 5869) makes both the key and the name from the secret. Its expansion is an HMAC, here of
-    /// all that two entries may differ in.
-    pub(crate) fn new(prefix: &str, credentials: &ProjectCredentials, token_url: &Url) -> Self {
+    /// Derives key and name from the secret, with HKDF and SHA-256 (RFC 5869). The expansion is an HMAC of all that
+    /// distinguishes two entries.
+    pub(super) fn new(prefix: &str, credentials: &ProjectCredentials, token_url: &Url) -> Self {
         let hkdf = Hkdf::<Sha256>::new(Some(SALT), credentials.secret.expose_secret().as_bytes());
-        // Neither a key nor a URL can hold a NUL, so no two pairs of them look alike.
+        // Neither a key nor a URL can contain a NUL, so different pairs stay different.
         let project = [credentials.key.expose_secret(), token_url.as_str()].join("\0");
         let name = derive(&hkdf, &[b"name\0", project.as_bytes()]);
         let key = derive(&hkdf, &[b"key\0", project.as_bytes()]);
@@ -56,13 +53,13 @@ impl Seal {
         }
     }
 
-    /// What the entry is called. The braces make Redis Cluster keep all that begins with it in one place.
-    pub(crate) fn name(&self) -> &str {
+    /// The name of the entry. The braces are a hash tag: Redis Cluster keeps all keys with it in one slot.
+    pub(super) fn name(&self) -> &str {
         &self.name
     }
 
-    /// An entry with the token and what is left of its life. `None` if the system has no random numbers.
-    pub(crate) fn seal(&self, token: &AccessToken, expires_at: Duration) -> Option<Vec<u8>> {
+    /// Makes an entry with the token and its remaining lifetime. `None` if the system has no random numbers.
+    pub(super) fn seal(&self, token: &AccessToken, expires_at: Duration) -> Option<Vec<u8>> {
         let numbers = [token.remaining(), expires_at]
             .map(|time| millis(time).to_be_bytes())
             .concat();
@@ -72,22 +69,22 @@ impl Seal {
         Some([&nonce[..], &sealed].concat())
     }
 
-    /// `None` if it is not what [`seal`](Self::seal) made for this very name.
-    pub(crate) fn open(&self, entry: &[u8]) -> Option<Unsealed> {
+    /// Opens an entry. `None` unless [`seal`](Self::seal) made it under this name.
+    pub(super) fn open(&self, entry: &[u8]) -> Option<Unsealed> {
         let (nonce, sealed) = entry.split_first_chunk::<NONCE_BYTES>()?;
         let plain = self.cipher.decrypt(nonce.into(), self.payload(sealed)).ok()?;
         let plain = Zeroizing::new(plain);
         let time = |number: &[u8; NUMBER_BYTES]| Duration::from_millis(u64::from_be_bytes(*number));
-        let (life, rest) = plain.split_first_chunk()?;
+        let (lifetime, rest) = plain.split_first_chunk()?;
         let (expires_at, token) = rest.split_first_chunk()?;
         Some(Unsealed {
             token: Zeroizing::new(str::from_utf8(token).ok()?.to_owned()),
-            life: time(life),
+            lifetime: time(lifetime),
             expires_at: time(expires_at),
         })
     }
 
-    /// An entry that was moved to another name does not open.
+    /// Authenticates the name as well, so that an entry does not open under another name.
     fn payload<'a>(&'a self, msg: &'a [u8]) -> Payload<'a, 'a> {
         Payload {
             msg,
@@ -96,15 +93,15 @@ impl Seal {
     }
 }
 
-/// As times are stored.
-pub(crate) fn millis(time: Duration) -> u64 {
+/// A time as it is stored.
+pub(super) fn millis(time: Duration) -> u64 {
     u64::try_from(time.as_millis()).unwrap_or(u64::MAX)
 }
 
-#[expect(clippy::expect_used, reason = "HKDF can make 8,160 bytes, and is asked for 32")]
-fn derive(hkdf: &Hkdf<Sha256>, what_for: &[&[u8]]) -> Zeroizing<[u8; 32]> {
+#[expect(clippy::expect_used, reason = "HKDF gives up to 8,160 bytes, and this asks for 32")]
+fn derive(hkdf: &Hkdf<Sha256>, info: &[&[u8]]) -> Zeroizing<[u8; 32]> {
     let mut derived = Zeroizing::new([0; 32]);
-    hkdf.expand_multi_info(what_for, &mut *derived)
+    hkdf.expand_multi_info(info, &mut *derived)
         .expect("32 bytes are not too many");
     derived
 }
@@ -139,7 +136,7 @@ mod tests {
         let entry = entry("canary");
         let unsealed = seal().open(&entry).unwrap();
         assert_eq!((unsealed.token.as_str(), unsealed.expires_at), ("canary", EXPIRES_AT));
-        assert!(unsealed.life <= LIFE && unsealed.life + Duration::from_secs(5) > LIFE);
+        assert!(unsealed.lifetime <= LIFE && unsealed.lifetime + Duration::from_secs(5) > LIFE);
         for other in [
             seal_of("other", "key", "secret", "https://api.os.uk/oauth2/token/v1"),
             seal_of("prefix", "other", "secret", "https://api.os.uk/oauth2/token/v1"),
@@ -173,11 +170,11 @@ mod tests {
 
     #[test]
     fn what_this_version_once_wrote_can_be_read() {
-        // If this has to change, then so does the number in SALT: versions would take each other's entries for damaged.
+        // If this changes, the number in SALT must change. Otherwise versions would treat each other's entries as damaged.
         assert_eq!(seal().name(), "prefix:{p400oY359kZWyqkbPKdhd8m2usys_9UnR3k18tB2VqI}");
         let unsealed = seal().open(&STANDARD.decode("qYZ0Qounbcz5G3nmV8TQ+H6CkX0Q/MeY7k1Q4pPxiEVDuaTwjMqWGvZsIxPKLOTiyxRFu8A+EIRj4qaRZHjylsUhlNiT2MgIE6dDq8eSpglF4hAj").unwrap()).unwrap();
         assert_eq!(
-            (unsealed.token.as_str(), unsealed.expires_at, unsealed.life),
+            (unsealed.token.as_str(), unsealed.expires_at, unsealed.lifetime),
             (
                 "ZclClFcksJlZ19vnJOt09Yj3xme0",
                 EXPIRES_AT,

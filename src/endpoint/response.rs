@@ -1,71 +1,72 @@
-//! What the token endpoint's answers mean. Pure; nothing of an answer but its token gets out of here.
+//! The token endpoint's responses: parsed into a token, or classified as an error. Pure. No error quotes a response.
 
 use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use http::StatusCode;
 use serde::{Deserialize, Deserializer};
 
-use crate::{Error, ErrorKind, fault, schedule};
+use crate::error::{Error, ErrorKind};
+use crate::{fault, schedule::DAY};
 
-/// Below OS's 299 s, for an answer that does not say.
-const LIFE_WHEN_ABSENT: Duration = Duration::from_secs(240);
+/// The lifetime of a token without `expires_in`. Below OS's 299 s.
+pub(super) const DEFAULT_LIFETIME: Duration = Duration::from_secs(240);
 
-/// A token and what is left of its life, counted from when the request left.
-pub(crate) struct Grant {
+/// A successful token response (RFC 6749, section 5.1).
+pub(crate) struct TokenResponse {
     pub(crate) access_token: String,
-    pub(crate) life: Duration,
+    /// The remaining lifetime when the request was sent.
+    pub(crate) lifetime: Duration,
+    pub(super) without_expires_in: bool,
 }
 
-/// RFC 6749, section 5.1, as OS has it: numbers may be strings. Fields that we don't know are ignored.
+/// The body of a success as OS sends it: numbers may be strings. Unknown fields are ignored.
 #[derive(Deserialize)]
-struct Success {
+struct Body {
     access_token: String,
     token_type: Option<String>,
     #[serde(default, deserialize_with = "number_or_string")]
     expires_in: Option<f64>,
-    /// Unix time in milliseconds. It only makes the life more exact, so a broken one is as good as none.
+    /// Unix time in milliseconds. It only makes the lifetime more exact, so a malformed one is ignored.
     #[serde(default)]
     issued_at: serde_json::Value,
 }
 
-/// Reads the body of a 2xx answer. `date` is its `Date` header.
-pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<Grant, Error> {
-    // serde's own message would quote the answer.
-    let answer: Success = serde_json::from_slice(body).map_err(|_| no_token())?;
-    if let Some(token_type) = answer.token_type
+/// Parses the body of a 2xx response. `date` is its `Date` header.
+pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<TokenResponse, Error> {
+    // serde's own message would quote the response.
+    let body: Body = serde_json::from_slice(body).map_err(|_| no_token())?;
+    if let Some(token_type) = body.token_type
         && !["Bearer", "BearerToken"]
             .iter()
             .any(|known| known.eq_ignore_ascii_case(&token_type))
     {
         return Err(malformed("the token endpoint sent a token of another type than Bearer"));
     }
-    let expires_in = if let Some(seconds) = answer.expires_in {
-        let impossible = || malformed("the token endpoint sent a token with an impossible expires_in");
-        lifetime(seconds).ok_or_else(impossible)?
-    } else {
-        tracing::warn!(life = ?LIFE_WHEN_ABSENT, "the token endpoint did not say how long its token lives");
-        LIFE_WHEN_ABSENT
+    let expires_in = match body.expires_in {
+        Some(seconds) => lifetime(seconds)
+            .ok_or_else(|| malformed("the token endpoint sent a token with an impossible expires_in"))?,
+        None => DEFAULT_LIFETIME,
     };
-    // An age beyond the life is a clock or a field gone wrong, not an answer that came too late.
-    let left = age(&answer.issued_at, date)
+    // An age above the lifetime comes from a wrong clock or field, not from a late response, so it is ignored.
+    let remaining = age(&body.issued_at, date)
         .and_then(|age| expires_in.checked_sub(age))
-        .filter(|left| !left.is_zero());
-    Ok(Grant {
-        access_token: answer.access_token,
-        life: left.unwrap_or(expires_in),
+        .filter(|remaining| !remaining.is_zero());
+    Ok(TokenResponse {
+        access_token: body.access_token,
+        lifetime: remaining.unwrap_or(expires_in),
+        without_expires_in: body.expires_in.is_none(),
     })
 }
 
-/// Seconds as a server may send them: none, fewer than none, no number, or more than there will ever be.
+/// Validates `expires_in`: rejects zero, negative and NaN; caps it at a day.
 fn lifetime(seconds: f64) -> Option<Duration> {
-    let possible = seconds.is_finite() && seconds > 0.0;
-    // Too long for a duration is a day, as any life of more than a day is.
-    let life = Duration::try_from_secs_f64(seconds).unwrap_or(schedule::DAY);
-    (possible && !life.is_zero()).then(|| schedule::clamp_life(life))
+    let positive = seconds.is_finite() && seconds > 0.0;
+    // Seconds that overflow a duration are above a day as well.
+    let lifetime = Duration::try_from_secs_f64(seconds).unwrap_or(DAY);
+    (positive && !lifetime.is_zero()).then(|| lifetime.min(DAY))
 }
 
-/// How old the token was when the server sent it, by the server's own clock. A caching proxy may have kept it for a
-/// while.
+/// The age of the token when the server sent it, by the server's own clock. A caching proxy may have delayed it.
 fn age(issued_at: &serde_json::Value, date: Option<SystemTime>) -> Option<Duration> {
     let issued_at = match issued_at {
         serde_json::Value::Number(number) => number.as_u64()?,
@@ -76,7 +77,7 @@ fn age(issued_at: &serde_json::Value, date: Option<SystemTime>) -> Option<Durati
     sent_at.checked_sub(Duration::from_millis(issued_at))
 }
 
-/// A JSON number, or a string that holds one. Anything else becomes NaN, so that it is refused as a number.
+/// Reads a JSON number, or a string with one. Anything else becomes NaN, which `lifetime` rejects.
 fn number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option<f64>, D::Error> {
     match serde_json::Value::deserialize(deserializer)? {
         serde_json::Value::Null => Ok(None),
@@ -86,12 +87,12 @@ fn number_or_string<'de, D: Deserializer<'de>>(deserializer: D) -> Result<Option
     }
 }
 
-/// Whether the body is worth reading: for the token, or because the status alone does not tell what is wrong.
-pub(crate) fn says_more_than_its_status(status: StatusCode) -> bool {
+/// Whether the body is needed: for the token, or because the status alone does not decide the kind of error.
+pub(super) fn needs_body(status: StatusCode) -> bool {
     status.is_success() || status == StatusCode::BAD_REQUEST
 }
 
-/// Classifies an answer that is not 2xx.
+/// Classifies a response that is not 2xx.
 pub(crate) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
     let (kind, what) = match status.as_u16() {
         401 => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
@@ -117,7 +118,7 @@ pub(crate) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Durat
 
 const BAD_CREDENTIALS: &str = "it does not accept the Project API Key and Secret; check or replace them";
 
-/// In any of the three envelopes that are seen: OS's own, RFC 6749's and Apigee's fault.
+/// Looks for `invalid_client` in the three known envelopes: OS's own, RFC 6749's and Apigee's fault.
 fn names_invalid_client(body: &[u8]) -> bool {
     let envelope: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
     ["ErrorCode", "error"]
@@ -127,8 +128,8 @@ fn names_invalid_client(body: &[u8]) -> bool {
             .is_some_and(|code| code == "oauth.v2.InvalidClientIdentifier" || code.contains("invalid_client"))
 }
 
-/// A 2xx answer that goes on beyond any token's length.
-pub(crate) fn too_long() -> Error {
+/// The error for a 2xx response above the size limit.
+pub(super) fn too_long() -> Error {
     malformed("the token endpoint sent more than 64 KiB, which is no token")
 }
 
@@ -147,7 +148,7 @@ mod tests {
 
     use super::*;
 
-    /// As a server may write a number.
+    /// A number as a server may write it.
     fn written(number: u64, as_string: bool) -> serde_json::Value {
         if as_string {
             json!(number.to_string())
@@ -156,7 +157,7 @@ mod tests {
         }
     }
 
-    /// A canary, by itself or as what is not wanted.
+    /// A canary, as a string or inside a value of the wrong type.
     fn any_value() -> impl Strategy<Value = serde_json::Value> {
         let values = vec![
             json!("canary"),
@@ -168,7 +169,7 @@ mod tests {
         select(values)
     }
 
-    /// Known fields with values of any type, or a value alone, which is what serde's own errors would quote.
+    /// Known fields with values of any type, or a bare value. serde's own errors would quote either.
     fn any_answer() -> impl Strategy<Value = serde_json::Value> {
         let fields = [
             "access_token",
@@ -204,12 +205,12 @@ mod tests {
                 "issued_at": issued_at,
             });
             let date = UNIX_EPOCH + Duration::from_secs(sent_at);
-            let grant = parse(body.to_string().as_bytes(), Some(date)).unwrap();
-            let whole = Duration::from_secs(expires_in).min(schedule::DAY);
+            let response = parse(body.to_string().as_bytes(), Some(date)).unwrap();
+            let whole = Duration::from_secs(expires_in).min(DAY);
             let age = if issued_at.is_some() { age } else { 0 };
             let left = whole.checked_sub(Duration::from_secs(age)).filter(|left| !left.is_zero());
-            prop_assert_eq!(grant.life, left.unwrap_or(whole));
-            prop_assert_eq!(grant.access_token, access_token);
+            prop_assert_eq!(response.lifetime, left.unwrap_or(whole));
+            prop_assert_eq!(response.access_token, access_token);
         }
 
         #[test]
@@ -222,7 +223,7 @@ mod tests {
             let body = json!({"access_token": "t", "expires_in": expires_in, "issued_at": 1_634_663_382_476_u64});
             let date = date.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
             match parse(body.to_string().as_bytes(), date) {
-                Ok(grant) => prop_assert!(!grant.life.is_zero() && grant.life <= schedule::DAY),
+                Ok(response) => prop_assert!(!response.lifetime.is_zero() && response.lifetime <= DAY),
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::MalformedResponse),
             }
         }

@@ -1,0 +1,217 @@
+//! Spans, log events and metrics. Their names, fields and labels are a public contract, kept in this one file and
+//! promised in the [guide](crate::guide::operating).
+//!
+//! With the feature `metrics`, metrics go to the recorder that the program has installed. Without it they go nowhere.
+
+use std::{sync::Arc, time::Duration};
+
+use tokio::time::Instant;
+use tracing::{Span, debug, error, info, info_span, warn};
+
+use crate::status::{Action, Outcome, Reason, TokenStatus};
+use crate::{error::ErrorKind, fault::Verdict};
+
+/// The name that the user gave to a manager's project: the field and the label `project`.
+type Project<'a> = Option<&'a Arc<str>>;
+
+/// The span of one refresh. It is a root, so that no request's span stays open for as long as the refresh takes.
+pub(crate) fn refresh_span(attempt: u64, reason: Reason, project: Project<'_>) -> Span {
+    let span = info_span!(
+        parent: None,
+        "os_token_refresh",
+        attempt,
+        reason = reason_label(reason),
+        project = project.map(AsRef::as_ref),
+    );
+    span.follows_from(Span::current());
+    span
+}
+
+/// Records the end of a refresh, and the status that it left.
+pub(crate) fn refreshed(
+    project: Project<'_>,
+    reason: Reason,
+    outcome: &Outcome,
+    elapsed: Duration,
+    status: &TokenStatus,
+) {
+    let outcome_label = match outcome {
+        Outcome::Refreshed { .. } => "adopted",
+        Outcome::Failed { error, .. } => kind_label(error.kind()),
+        Outcome::Abandoned => return,
+    };
+    let labels = [("reason", reason_label(reason)), ("outcome", outcome_label)];
+    count("os_token_refreshes_total", project, &labels);
+    time("os_token_refresh_seconds", project, &[], elapsed);
+    let (failures, remaining) = (status.consecutive_failures, status.remaining);
+    set("os_token_consecutive_failures", project, failures.into());
+    set("os_token_remaining_seconds", project, remaining.as_secs_f64());
+    log_refresh(outcome);
+}
+
+/// Logs one event for each outcome. Only the first failure of a class and then every doubling is louder than DEBUG.
+/// So an outage does not flood the log, and does not hide that a credential is rejected.
+fn log_refresh(outcome: &Outcome) {
+    match outcome {
+        Outcome::Abandoned => {}
+        Outcome::Refreshed { after_failures: 0 } => debug!("token refreshed"),
+        Outcome::Refreshed { after_failures } => info!(after_failures, "token refreshed: recovered"),
+        Outcome::Failed {
+            error,
+            failures,
+            same_class,
+        } => {
+            macro_rules! failed {
+                ($level:ident) => {
+                    $level!(
+                        kind = ?error.kind(),
+                        failures,
+                        retry_in = ?error.retry_after().unwrap_or_default(),
+                        error = error as &(dyn std::error::Error + 'static),
+                        "token refresh failed"
+                    )
+                };
+            }
+            match (same_class.is_power_of_two(), error.is_transient()) {
+                (false, _) => failed!(debug),
+                (true, true) => failed!(warn),
+                (true, false) => failed!(error),
+            }
+        }
+    }
+}
+
+/// A timer for a caller that waits for a token. It records on drop, so that a caller that gives up counts as well.
+pub(crate) struct Waiting<'a> {
+    project: Project<'a>,
+    need: &'static str,
+    since: Instant,
+}
+
+impl<'a> Waiting<'a> {
+    pub(crate) fn new(project: Project<'a>, need: &'static str) -> Self {
+        Self {
+            project,
+            need,
+            since: Instant::now(),
+        }
+    }
+}
+
+impl Drop for Waiting<'_> {
+    fn drop(&mut self) {
+        let labels = [("for", self.need)];
+        time("os_token_wait_seconds", self.project, &labels, self.since.elapsed());
+    }
+}
+
+/// Records a 401 and what the manager did about it.
+pub(crate) fn unauthorized(project: Project<'_>, verdict: Verdict, action: Action) {
+    let verdict = match verdict {
+        Verdict::AboutToken => "about_token",
+        Verdict::NotAboutToken => "not_about_token",
+        Verdict::Unexplained => "unexplained",
+    };
+    let action = match action {
+        Action::Replace => {
+            debug!(verdict, "a 401 for an access token, which is replaced");
+            "replaced"
+        }
+        Action::TooNew => {
+            debug!(verdict, "a 401 for an access token that is too new to be replaced");
+            "too_new"
+        }
+        Action::NotAboutToken => {
+            debug!("a 401 that is not about the access token: is the API in the project?");
+            "not_about_token"
+        }
+    };
+    count("os_token_unauthorized_total", project, &[("action", action)]);
+}
+
+pub(crate) fn lifetime_missing(assumed: Duration) {
+    warn!(life = ?assumed, "the token endpoint did not say how long its token lives");
+}
+
+/// Events of tokens shared through Redis.
+#[cfg(feature = "redis")]
+pub(crate) mod sharing {
+    use std::fmt::Display;
+
+    use tracing::{debug, warn};
+
+    pub(crate) fn adopted() {
+        debug!("access token adopted from another process");
+    }
+
+    pub(crate) fn entry_damaged() {
+        warn!("the access token's entry in Redis is damaged, and is replaced");
+    }
+
+    pub(crate) fn lease_outwaited() {
+        debug!("another process holds the lock for an access token, but brings none");
+    }
+
+    pub(crate) fn bypassed(reason: impl Display) {
+        warn!(%reason, "no access token from Redis: asking the token endpoint");
+    }
+
+    pub(crate) fn released(shares: bool, result: Result<(), impl Display>) {
+        match result {
+            Ok(()) => debug!(shares, "lock handed back to Redis"),
+            Err(reason) if shares => warn!(%reason, "the new access token could not be shared through Redis"),
+            Err(reason) => debug!(%reason, "a lock could not be handed back to Redis"),
+        }
+    }
+}
+
+fn reason_label(reason: Reason) -> &'static str {
+    match reason {
+        Reason::Cold => "cold",
+        Reason::Stale => "stale",
+        Reason::Unusable => "unusable",
+        Reason::Rejected => "rejected",
+        Reason::Forced => "forced",
+    }
+}
+
+fn kind_label(kind: ErrorKind) -> &'static str {
+    match kind {
+        ErrorKind::Configuration => "configuration",
+        ErrorKind::CredentialsRejected => "credentials_rejected",
+        ErrorKind::RequestRejected => "request_rejected",
+        ErrorKind::RateLimited => "rate_limited",
+        ErrorKind::Unavailable => "unavailable",
+        ErrorKind::MalformedResponse => "malformed_response",
+        ErrorKind::Timeout => "timeout",
+    }
+}
+
+type Labels<'a> = &'a [(&'static str, &'static str)];
+
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing is recorded"))]
+fn count(name: &'static str, project: Project<'_>, labels: Labels<'_>) {
+    #[cfg(feature = "metrics")]
+    metrics::counter!(name, with_project(project, labels)).increment(1);
+}
+
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing is recorded"))]
+fn time(name: &'static str, project: Project<'_>, labels: Labels<'_>, elapsed: Duration) {
+    #[cfg(feature = "metrics")]
+    metrics::histogram!(name, with_project(project, labels)).record(elapsed);
+}
+
+#[cfg_attr(not(feature = "metrics"), expect(unused_variables, reason = "nothing is recorded"))]
+fn set(name: &'static str, project: Project<'_>, value: f64) {
+    #[cfg(feature = "metrics")]
+    metrics::gauge!(name, with_project(project, &[])).set(value);
+}
+
+#[cfg(feature = "metrics")]
+fn with_project(project: Project<'_>, labels: Labels<'_>) -> Vec<metrics::Label> {
+    let labels = labels
+        .iter()
+        .map(|(name, value)| metrics::Label::from_static_parts(name, value));
+    let project = project.map(|name| metrics::Label::new("project", Arc::clone(name)));
+    labels.chain(project).collect()
+}
