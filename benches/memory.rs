@@ -1,6 +1,7 @@
-//! What is allocated? Counted, not timed, and the same on every machine.
+//! Allocations: how many do a token and a request need, and how large is a manager?
 //!
-//! A chain's counts include what `reqwest-middleware` allocates for a request. `tests/allocations.rs` keeps the promises.
+//! They are counted, not timed, so the figures are the same on every machine. A chain's counts include what
+//! `reqwest-middleware` allocates for a request. `tests/allocations.rs` tests the promises.
 
 mod common;
 
@@ -14,12 +15,12 @@ use reqwest_middleware::Middleware;
 fn main() -> ExitCode {
     let (tokens, _runtime) = fresh();
     let token = measure(|| drop(poll_once(tokens.token()).expect("a fresh token").header_value()));
-    report("memory/token_allocations", count(token.count_total), Limit::AtMost(0.0));
+    report("memory/token_allocations", float(token.count_total), Limit::AtMost(0.0));
     let manager = measure(|| {
         let source = Fixed::new(Duration::ZERO, LIFE);
         std::mem::forget(TokenManager::builder(source).build());
     });
-    report("memory/manager_bytes", count(manager.bytes_max), Limit::AtMost(4_096.0));
+    report("memory/manager_bytes", float(manager.bytes_max), Limit::AtMost(4_096.0));
 
     let constant = allocations(ConstantHeader(header()));
     println!("# a request with a constant header: {constant} allocations");
@@ -27,18 +28,22 @@ fn main() -> ExitCode {
         "# a request with replay: {} allocations",
         allocations(BearerAuth::new(tokens.clone()))
     );
-    let once = allocations(BearerAuth::new(tokens).replay_rejected(false));
-    report("memory/request_no_replay_allocations", once, Limit::AtMost(constant));
+    let no_replay = allocations(BearerAuth::new(tokens).replay_rejected(false));
+    report(
+        "memory/request_no_replay_allocations",
+        no_replay,
+        Limit::AtMost(constant),
+    );
     finish()
 }
 
 fn allocations(layer: impl Middleware) -> f64 {
     let client = chain(layer);
-    // What is allocated once and for all is not counted.
+    // Warm-up: allocations that happen only once are not counted.
     send(&client, None);
-    count(measure(|| send(&client, None)).count_total)
+    float(measure(|| send(&client, None)).count_total)
 }
 
-fn count(things: u64) -> f64 {
-    f64::from(u32::try_from(things).expect("not that many"))
+fn float(count: u64) -> f64 {
+    f64::from(u32::try_from(count).expect("fewer than 2^32"))
 }

@@ -1,9 +1,10 @@
-//! Does anybody notice a refresh?
+//! Background refresh: how long does it delay a caller?
 //!
-//! Ten managers with tokens of 4 s, and an endpoint that takes 500 ms, go through five refreshes each. A caller of each
-//! asks every millisecond; the longest that any of them had to wait for `token()` is the figure. It includes whatever
-//! the machine does to a thread in the middle of a call; beside it, for comparison, is the longest that a call took which
-//! does nothing.
+//! Ten managers go through five refreshes each, with tokens of 4 s and an endpoint that takes 500 ms. Each manager
+//! has one caller, which asks every millisecond. The figure is the longest wait for `token()` of all callers.
+//!
+//! It includes pauses that the machine imposes on a thread in the middle of a call. For comparison, the bench also
+//! prints the longest duration of a call that does nothing.
 
 mod common;
 
@@ -19,13 +20,13 @@ use tokio::{runtime::Builder, task::JoinSet, time::sleep};
 const MANAGERS: u32 = 10;
 const REFRESHES: u32 = 5;
 
-/// The longest waits of one caller: for a token, and for nothing.
+/// Longest waits of one caller: for a token, and for a call that does nothing.
 async fn longest_waits() -> [Duration; 2] {
     let source = Fixed::new(Duration::from_millis(500), Duration::from_secs(4));
-    // A short life leaves no room for 500 ms after 75 to 85 % of it, as 299 s do.
+    // The default, 75 to 85 % of the lifetime, leaves too little of 4 s for a fetch of 500 ms.
     let tokens = TokenManager::builder(source.clone()).refresh_at(0.5..=0.6).build();
-    let tokens = tokens.expect("a range within the bounds");
-    tokens.token().await.expect("the first token, which is waited for");
+    let tokens = tokens.expect("a valid range");
+    tokens.token().await.expect("the first token");
     let mut longest = [Duration::ZERO; 2];
     while source.fetches() <= REFRESHES {
         sleep(Duration::from_millis(1)).await;
@@ -45,14 +46,14 @@ fn main() -> ExitCode {
         let mut callers: JoinSet<_> = (0..MANAGERS).map(|_| longest_waits()).collect();
         let mut longest = [Duration::ZERO; 2];
         while let Some(waits) = callers.join_next().await {
-            let waits = waits.expect("no panic");
+            let waits = waits.expect("the task does not panic");
             longest = [longest[0].max(waits[0]), longest[1].max(waits[1])];
         }
         longest
     });
     let millis = longest.map(|wait| wait.as_secs_f64() * 1e3);
     println!(
-        "# {} refreshes; the longest wait for nothing was {:.3} ms",
+        "# {} refreshes; the longest call that does nothing took {:.3} ms",
         MANAGERS * REFRESHES,
         millis[1]
     );

@@ -1,10 +1,11 @@
-//! What does it cost to wait, when everybody comes at once and there is no token yet?
+//! Thundering herd: what does it cost to wait when many callers arrive before there is a token?
 //!
-//! Callers are tasks on one thread. The endpoint answers when all of them wait, so that its own delay is no part of the
-//! figure: measured is the time from before the first is spawned until the last waits, and from the answer until the last
-//! has its token. Both include what spawning and waking a tokio task cost. The bytes of a waiting caller include its task;
-//! they are counted by an allocator that keeps count for this thread, which makes the times a little longer than they
-//! would be without it.
+//! The callers are tasks on one thread. The endpoint responds once all of them wait, so its own delay is not part of
+//! the figure. The figure is the time from the first spawn until the last caller waits, plus the time from the
+//! response until the last caller has its token. Both include the cost of spawning and waking a tokio task.
+//!
+//! The bytes per waiting caller include its task. An allocator counts them for this thread, which makes the times
+//! slightly longer.
 
 mod common;
 
@@ -29,10 +30,10 @@ use tokio::{
 };
 
 const ROUNDS: usize = 9;
-/// Nobody is to lose it while a hundred thousand are spawned.
-const PATIENCE: Duration = Duration::from_secs(60);
+/// Long enough that no caller times out while 100,000 tasks are spawned.
+const WAIT_TIMEOUT: Duration = Duration::from_secs(60);
 
-/// Answers when it is told to.
+/// Token source that responds only once it is opened.
 #[derive(Default)]
 struct Gate {
     open: Notify,
@@ -48,116 +49,121 @@ impl TokenSource for Gate {
     }
 }
 
+/// Result of one herd of callers.
 struct Stampede {
     took: Duration,
-    bytes: u64,
-    posts: u32,
+    peak_bytes: u64,
+    fetches: u32,
 }
 
 fn stampede(callers: u32) -> Stampede {
     let gate = Arc::new(Gate::default());
-    let tokens = TokenManager::builder(gate.clone()).acquire_timeout(PATIENCE).build();
-    let tokens = tokens.expect("a positive time");
-    let wait = |come: Arc<AtomicU32>| {
+    let tokens = TokenManager::builder(gate.clone())
+        .acquire_timeout(WAIT_TIMEOUT)
+        .build();
+    let tokens = tokens.expect("a positive timeout");
+    let wait = |arrived: Arc<AtomicU32>| {
         let tokens = tokens.clone();
         async move {
-            come.fetch_add(1, Ordering::Relaxed);
+            arrived.fetch_add(1, Ordering::Relaxed);
             drop(tokens.token().await.expect("a token"));
         }
     };
-    let (took, bytes) = crowd(callers, wait, || gate.open.notify_one());
+    let (took, peak_bytes) = spawn_and_release(callers, wait, || gate.open.notify_one());
     Stampede {
         took,
-        bytes,
-        posts: gate.fetches.load(Ordering::Relaxed),
+        peak_bytes,
+        fetches: gate.fetches.load(Ordering::Relaxed),
     }
 }
 
-/// The same with nothing but tokio: tasks that wait for one change.
+/// The same with tokio alone: tasks that wait for a change of one watch channel.
 fn floor(callers: u32) -> Duration {
     let (change, _) = watch::channel(());
-    let wait = |come: Arc<AtomicU32>| {
+    let wait = |arrived: Arc<AtomicU32>| {
         let mut change = change.subscribe();
         async move {
-            come.fetch_add(1, Ordering::Relaxed);
-            timeout(PATIENCE, change.changed())
+            arrived.fetch_add(1, Ordering::Relaxed);
+            timeout(WAIT_TIMEOUT, change.changed())
                 .await
                 .expect("in time")
                 .expect("a change");
         }
     };
-    crowd(callers, wait, || {
+    spawn_and_release(callers, wait, || {
         change.send_replace(());
     })
     .0
 }
 
-/// How long it takes from before the first task is spawned until the last has had what it waits for, and the bytes that
-/// were held at most. Each says that it has come, by the counter, and they are released when all have.
-fn crowd<F>(callers: u32, wait: impl Fn(Arc<AtomicU32>) -> F, release: impl Fn()) -> (Duration, u64)
+/// Spawns tasks that wait, releases them once all of them wait, and joins them.
+///
+/// Each task increments the counter that it is given when it starts to wait. Returns the time from the first spawn to
+/// the last join, and the peak of allocated bytes.
+fn spawn_and_release<F>(callers: u32, wait: impl Fn(Arc<AtomicU32>) -> F, release: impl Fn()) -> (Duration, u64)
 where
     F: Future<Output = ()> + Send + 'static,
 {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let mut took = Duration::ZERO;
-    let counted = measure(|| {
+    let allocated = measure(|| {
         runtime.block_on(async {
             let start = Instant::now();
-            let come = Arc::new(AtomicU32::new(0));
-            let mut waiting = JoinSet::new();
+            let arrived = Arc::new(AtomicU32::new(0));
+            let mut tasks = JoinSet::new();
             for _ in 0..callers {
-                waiting.spawn(wait(come.clone()));
+                tasks.spawn(wait(arrived.clone()));
             }
-            while come.load(Ordering::Relaxed) < callers {
+            while arrived.load(Ordering::Relaxed) < callers {
                 yield_now().await;
             }
             release();
-            while let Some(ended) = waiting.join_next().await {
-                ended.expect("no panic");
+            while let Some(result) = tasks.join_next().await {
+                result.expect("the task does not panic");
             }
             took = start.elapsed();
         });
     });
-    (took, counted.bytes_max)
+    (took, allocated.bytes_max)
 }
 
 fn main() -> ExitCode {
-    let floor_each = [1_000, 100_000].map(|callers| {
+    let floor_per_caller = [1_000, 100_000].map(|callers| {
         let mut times: Vec<_> = (0..ROUNDS).map(|_| floor(callers).as_secs_f64()).collect();
         median(&mut times) / f64::from(callers)
     });
-    let mut micros_each = Vec::new();
+    let mut micros_per_caller = Vec::new();
     for callers in [10, 1_000, 100_000] {
         let runs: Vec<_> = (0..ROUNDS).map(|_| stampede(callers)).collect();
         let mut times: Vec<_> = runs.iter().map(|run| run.took.as_secs_f64() * 1e6).collect();
         let micros = median(&mut times);
         println!(
-            "# {callers} cold callers: the last is served after {:.3} ms, not counting the endpoint's own delay",
+            "# {callers} cold callers: the last has its token after {:.3} ms, without the endpoint's own delay",
             micros / 1e3
         );
-        micros_each.push(micros / f64::from(callers));
-        let posts = runs.iter().map(|run| run.posts).max().unwrap_or_default();
+        micros_per_caller.push(micros / f64::from(callers));
+        let fetches = runs.iter().map(|run| run.fetches).max().unwrap_or_default();
         report(
             format!("stampede/{callers}_callers_posts"),
-            f64::from(posts),
+            f64::from(fetches),
             Limit::AtMost(1.0),
         );
         if callers == 100_000 {
-            let bytes = f64::from(u32::try_from(runs[0].bytes).expect("a few")) / f64::from(callers);
+            let bytes = f64::from(u32::try_from(runs[0].peak_bytes).expect("fewer than 2^32")) / f64::from(callers);
             report("stampede/bytes_per_caller_of_100000", bytes, Limit::AtMost(1_024.0));
         }
     }
     println!(
-        "# each of 1,000 costs {:.2} us, each of 100,000 {:.2} us; tasks that wait for a tokio watch: {:.2} and {:.2} us",
-        micros_each[1],
-        micros_each[2],
-        floor_each[0] * 1e6,
-        floor_each[1] * 1e6
+        "# per caller: {:.2} us of 1,000, {:.2} us of 100,000; per task on a tokio watch: {:.2} and {:.2} us",
+        micros_per_caller[1],
+        micros_per_caller[2],
+        floor_per_caller[0] * 1e6,
+        floor_per_caller[1] * 1e6
     );
-    // Linear or better, beside what so many tasks and timers cost by themselves in memory that no cache holds;
-    // the quarter is for noise.
-    let growth = micros_each[2] / micros_each[1];
-    let floor_growth = floor_each[1] / floor_each[0];
+    // The cost per caller grows no faster than tokio's own. Tasks and timers alone cost more once they no longer
+    // fit into the CPU's cache. The extra quarter allows for noise.
+    let growth = micros_per_caller[2] / micros_per_caller[1];
+    let floor_growth = floor_per_caller[1] / floor_per_caller[0];
     report(
         "stampede/growth_to_100000_over_tokios_own",
         growth / floor_growth,

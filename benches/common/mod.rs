@@ -1,8 +1,5 @@
-//! What the benches share: ratios of two things that take turns, and how a figure is told.
-#![expect(
-    dead_code,
-    reason = "each bench uses its own part of this, as tests/allocations.rs does"
-)]
+//! Shared by the benches: fixtures, ratios of interleaved measurements, and the output format.
+#![expect(dead_code, reason = "each bench, and tests/allocations.rs, uses a part of this")]
 
 use std::{
     fmt::Display,
@@ -27,18 +24,18 @@ use tokio::runtime::{Builder, Runtime};
 pub(crate) const LIFE: Duration = Duration::from_secs(299);
 pub(crate) const TOKEN: &str = "ZclClFcksJlZ19vnJOt09Yj3xme0";
 
-/// A token for every fetch, after a delay. Counts them.
+/// Token source that succeeds after a fixed delay and counts its fetches.
 pub(crate) struct Fixed {
     pub(crate) delay: Duration,
-    pub(crate) life: Duration,
+    pub(crate) lifetime: Duration,
     pub(crate) fetches: AtomicU32,
 }
 
 impl Fixed {
-    pub(crate) fn new(delay: Duration, life: Duration) -> Arc<Self> {
+    pub(crate) fn new(delay: Duration, lifetime: Duration) -> Arc<Self> {
         Arc::new(Self {
             delay,
-            life,
+            lifetime,
             fetches: AtomicU32::new(0),
         })
     }
@@ -51,14 +48,14 @@ impl Fixed {
 #[async_trait]
 impl TokenSource for Fixed {
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        let token = AccessToken::new(TOKEN, self.life)?;
+        let token = AccessToken::new(TOKEN, self.lifetime)?;
         tokio::time::sleep(self.delay).await;
         self.fetches.fetch_add(1, Ordering::Relaxed);
         Ok(token)
     }
 }
 
-/// The least that a layer can do for authentication.
+/// Layer that sets a fixed header: the minimum that any authentication layer costs.
 pub(crate) struct ConstantHeader(pub(crate) HeaderValue);
 
 #[async_trait]
@@ -74,7 +71,7 @@ impl Middleware for ConstantHeader {
     }
 }
 
-/// Stands where the client would be.
+/// Terminal layer that responds at once, in place of a client.
 pub(crate) struct Stub;
 
 #[async_trait]
@@ -85,52 +82,52 @@ impl Middleware for Stub {
     }
 }
 
-/// A chain with this layer, which ends in a stub.
+/// Client with this layer and a stub in place of the network.
 pub(crate) fn chain(layer: impl Middleware) -> ClientWithMiddleware {
     ClientBuilder::new(Client::new()).with(layer).with(Stub).build()
 }
 
-/// One request through such a chain.
+/// Sends one request through such a client.
 pub(crate) fn send(client: &ClientWithMiddleware, body: Option<&Bytes>) {
     let url = Url::parse("https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png").expect("a URL");
     let method = if body.is_some() { Method::POST } else { Method::GET };
     let mut request = Request::new(method, url);
     *request.body_mut() = body.map(|body| body.clone().into());
-    let answer = poll_once(client.execute(request)).expect("the stub's answer");
-    black_box(answer);
+    let response = poll_once(client.execute(request)).expect("the stub's response");
+    black_box(response);
 }
 
-/// The header that it inserts.
+/// `Authorization` header with the test token, marked as sensitive.
 pub(crate) fn header() -> HeaderValue {
     let mut header: HeaderValue = format!("Bearer {TOKEN}").parse().expect("visible ASCII");
     header.set_sensitive(true);
-    // A header's first clone allocates what the others share.
+    // The first clone allocates the buffer that all later clones share.
     let _ = header.clone();
     header
 }
 
-/// What a token needs that expires: its header, and since when it counts on both clocks.
-pub(crate) struct Held {
+/// Header with an expiry that is checked on both clocks, as a token's is.
+pub(crate) struct CachedHeader {
     header: HeaderValue,
-    since: (tokio::time::Instant, SystemTime),
+    issued_at: (tokio::time::Instant, SystemTime),
 }
 
-impl Held {
+impl CachedHeader {
     pub(crate) fn new() -> Self {
         Self {
             header: header(),
-            since: (tokio::time::Instant::now(), SystemTime::now()),
+            issued_at: (tokio::time::Instant::now(), SystemTime::now()),
         }
     }
 
     pub(crate) fn header(&self) -> HeaderValue {
-        let (monotonic, wall) = self.since;
+        let (monotonic, wall) = self.issued_at;
         assert!(monotonic.elapsed() < LIFE && wall.elapsed().is_ok_and(|age| age < LIFE));
         self.header.clone()
     }
 }
 
-/// A manager that holds a fresh token, and the runtime that it got it on.
+/// Manager with a fresh token, and the runtime that fetched it.
 pub(crate) fn fresh() -> (TokenManager, Runtime) {
     let runtime = Builder::new_current_thread().enable_all().build().expect("a runtime");
     let tokens = TokenManager::builder(Fixed::new(Duration::ZERO, LIFE))
@@ -140,16 +137,17 @@ pub(crate) fn fresh() -> (TokenManager, Runtime) {
     (tokens, runtime)
 }
 
-/// What a future brings that has nothing to wait for.
+/// Output of a future that is ready at its first poll.
 pub(crate) fn poll_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => panic!("nothing here has to wait"),
+        Poll::Pending => panic!("the future is not ready at its first poll"),
     }
 }
 
-/// The median over the rounds of B's time over A's. A and B take turns, and take turns in going first, so that a busy
-/// machine slows both.
+/// Median over the rounds of B's time divided by A's.
+///
+/// A and B run in turn, and the order alternates, so a busy machine slows both.
 pub(crate) fn ratio(rounds: usize, mut a: impl FnMut() -> Duration, mut b: impl FnMut() -> Duration) -> f64 {
     let mut ratios: Vec<f64> = (0..rounds)
         .map(|round| {
@@ -173,14 +171,14 @@ pub(crate) fn median(values: &mut [f64]) -> f64 {
 
 static OVER: AtomicBool = AtomicBool::new(false);
 
-/// Which side of its limit a figure is to be on.
+/// Upper or lower limit of a figure.
 #[derive(Clone, Copy)]
 pub(crate) enum Limit {
     AtMost(f64),
     AtLeast(f64),
 }
 
-/// One line: `name measured limit ok|over`.
+/// Prints a figure as one line: `name measured limit ok|over`.
 pub(crate) fn report(name: impl Display, measured: f64, limit: Limit) {
     let (ok, sign, limit) = match limit {
         Limit::AtMost(limit) => (measured <= limit, "<=", limit),
@@ -191,7 +189,7 @@ pub(crate) fn report(name: impl Display, measured: f64, limit: Limit) {
     println!("{name:<44} {measured:>10.3} {:>12} {verdict}", format!("{sign}{limit}"));
 }
 
-/// Ends a bench: with 2 if one of its figures is over its limit.
+/// Exit code of a bench: 2 if any figure is over its limit.
 pub(crate) fn finish() -> std::process::ExitCode {
     if OVER.load(Ordering::Relaxed) {
         2.into()

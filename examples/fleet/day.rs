@@ -1,4 +1,4 @@
-//! One day of the fleet, second by second.
+//! Simulation of one day of the fleet in paused time, recorded second by second.
 
 use std::{
     ops::{Range, RangeInclusive},
@@ -18,33 +18,35 @@ use tokio::{
 
 pub(crate) const REPLICAS: usize = 2_000;
 pub(crate) const DAY: usize = 24 * 3_600;
-/// Two minutes at noon.
+/// Outage of the endpoint: two minutes at noon, in seconds of the day.
 pub(crate) const OUTAGE: Range<usize> = 12 * 3_600..12 * 3_600 + 120;
 
-const LIFE: Duration = Duration::from_secs(299);
-const LIMIT_A_MINUTE: u32 = 600;
-const ANSWERS_AFTER: Duration = Duration::from_millis(80);
-/// Of the life of a shared token.
-const KEPT_BACK: Duration = Duration::from_secs(10);
-/// How long a replica waits for another that fetches.
-const PATIENCE: Duration = Duration::from_secs(7);
+const LIFETIME: Duration = Duration::from_secs(299);
+const LIMIT_PER_MINUTE: u32 = 600;
+const RESPONSE_DELAY: Duration = Duration::from_millis(80);
+/// Expiry margin of a shared token: with less remaining lifetime it is not adopted.
+const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
+/// Maximum wait for the replica that holds the lock.
+const MAX_WAIT: Duration = Duration::from_secs(7);
 
 pub(crate) struct Day {
-    /// What the endpoint saw in each second.
+    /// POSTs to the endpoint in each second.
     pub(crate) posts: Vec<u32>,
-    /// How many replicas had failed, and no token since, in each second.
+    /// Replicas whose last attempt had failed, in each second.
     pub(crate) in_backoff: Vec<u32>,
-    /// How many replicas that had had a token had none that they could use.
+    /// Replicas without a usable token that had one before, in each second.
     pub(crate) without_token: Vec<u32>,
+    /// POSTs that got a 429.
     pub(crate) limited: u32,
+    /// POSTs that failed in the outage.
     pub(crate) failed: u32,
-    /// In seconds.
+    /// Seconds until every replica had its first token.
     pub(crate) all_served_after: usize,
-    /// How many replicas lost their token at some time.
+    /// Replicas that were without a usable token at any time after their first.
     pub(crate) ever_without: u32,
 }
 
-/// Whether replicas share their tokens.
+/// Whether the replicas share one token.
 #[derive(Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Sharing {
     None,
@@ -52,15 +54,15 @@ pub(crate) enum Sharing {
 }
 
 impl Day {
-    pub(crate) fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Self {
-        // The same day every time: whatever is drawn, is drawn on this thread.
+    pub(crate) fn simulate(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Self {
+        // The seed makes every run the same, because all random numbers are drawn on this thread.
         fastrand::seed(1);
         let runtime = Builder::new_current_thread().enable_time().start_paused(true).build();
-        runtime.expect("a runtime").block_on(play(refresh_at, sharing))
+        runtime.expect("a runtime").block_on(simulate(refresh_at, sharing))
     }
 }
 
-async fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
+async fn simulate(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
     let endpoint = Arc::new(Endpoint::new());
     let store = Arc::new(Store::default());
     let mut fleet = Vec::with_capacity(REPLICAS);
@@ -78,11 +80,11 @@ async fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
             }),
         };
         let tokens = tokens.refresh_at(refresh_at.clone()).build();
-        let tokens = tokens.expect("a range within the bounds");
+        let tokens = tokens.expect("a valid range");
         tokio::spawn({
             let tokens = tokens.clone();
             async move {
-                // All within one second.
+                // All replicas start within one second.
                 sleep(Duration::from_secs_f64(fastrand::f64())).await;
                 let _warm = tokens.keep_warm();
                 std::future::pending::<()>().await;
@@ -92,7 +94,7 @@ async fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
     }
 
     let mut served = vec![false; REPLICAS];
-    let mut lost = vec![false; REPLICAS];
+    let mut was_without = vec![false; REPLICAS];
     let mut all_served_after = 0;
     let (mut in_backoff, mut without_token) = (Vec::with_capacity(DAY), Vec::with_capacity(DAY));
     let mut seconds = interval(Duration::from_secs(1));
@@ -109,7 +111,7 @@ async fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
                 all_served_after = second + 1;
             }
             if served[replica] && !usable {
-                lost[replica] = true;
+                was_without[replica] = true;
                 without_now += 1;
             }
         }
@@ -117,26 +119,27 @@ async fn play(refresh_at: RangeInclusive<f64>, sharing: Sharing) -> Day {
         without_token.push(without_now);
     }
 
-    let seen = endpoint.seen.lock().expect("nobody panics");
+    let totals = endpoint.totals.lock().expect("not poisoned");
     Day {
-        posts: seen.posts[..DAY].to_vec(),
+        posts: totals.posts[..DAY].to_vec(),
         in_backoff,
         without_token,
-        limited: seen.limited,
-        failed: seen.failed,
+        limited: totals.limited,
+        failed: totals.failed,
         all_served_after,
-        ever_without: lost.into_iter().map(u32::from).sum(),
+        ever_without: was_without.into_iter().map(u32::from).sum(),
     }
 }
 
+/// Token endpoint with a rate limit and an outage.
 struct Endpoint {
     start: Instant,
-    seen: Mutex<Seen>,
+    totals: Mutex<Totals>,
 }
 
-struct Seen {
+struct Totals {
     posts: Vec<u32>,
-    /// The minute that is counted, and how many it has granted.
+    /// Current minute, and the number of requests accepted in it.
     minute: (usize, u32),
     limited: u32,
     failed: u32,
@@ -144,7 +147,7 @@ struct Seen {
 
 impl Endpoint {
     fn new() -> Self {
-        let seen = Seen {
+        let totals = Totals {
             posts: vec![0; DAY + 1],
             minute: (0, 0),
             limited: 0,
@@ -152,31 +155,32 @@ impl Endpoint {
         };
         Self {
             start: Instant::now(),
-            seen: Mutex::new(seen),
+            totals: Mutex::new(totals),
         }
     }
 
-    fn answer(&self) -> Result<AccessToken, Error> {
+    fn respond(&self) -> Result<AccessToken, Error> {
         let second = usize::try_from(self.start.elapsed().as_secs()).expect("a day");
-        let mut seen = self.seen.lock().expect("nobody panics");
-        seen.posts[second] += 1;
+        let mut totals = self.totals.lock().expect("not poisoned");
+        totals.posts[second] += 1;
         if OUTAGE.contains(&second) {
-            seen.failed += 1;
+            totals.failed += 1;
             return Err(Error::new(ErrorKind::Unavailable, "down"));
         }
-        if seen.minute.0 != second / 60 {
-            seen.minute = (second / 60, 0);
+        if totals.minute.0 != second / 60 {
+            totals.minute = (second / 60, 0);
         }
-        if seen.minute.1 == LIMIT_A_MINUTE {
-            seen.limited += 1;
-            // Nobody has recorded whether OS sends a `Retry-After`, so this is without.
+        if totals.minute.1 == LIMIT_PER_MINUTE {
+            totals.limited += 1;
+            // It is not known whether OS sends a `Retry-After`, so this error has none.
             return Err(Error::new(ErrorKind::RateLimited, "429"));
         }
-        seen.minute.1 += 1;
-        AccessToken::new(format!("token-{}", fastrand::u64(..)), LIFE)
+        totals.minute.1 += 1;
+        AccessToken::new(format!("token-{}", fastrand::u64(..)), LIFETIME)
     }
 }
 
+/// Token source of a replica that fetches its own tokens.
 struct Replica {
     endpoint: Arc<Endpoint>,
     failing: Arc<AtomicBool>,
@@ -185,55 +189,59 @@ struct Replica {
 #[async_trait]
 impl TokenSource for Replica {
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        let answer = self.endpoint.answer();
-        sleep(ANSWERS_AFTER).await;
-        self.failing.store(answer.is_err(), Ordering::Relaxed);
-        answer
+        let result = self.endpoint.respond();
+        sleep(RESPONSE_DELAY).await;
+        self.failing.store(result.is_err(), Ordering::Relaxed);
+        result
     }
 }
 
-/// What the library's `SharedSource` does through Redis, which paused time cannot wait for: an entry, and a lock.
+/// In-memory stand-in for Redis: the shared token and a lock.
+///
+/// The simulation cannot use `SharedSource`, because paused time does not wait for a socket.
 #[derive(Default)]
 struct Store {
     entry: Mutex<Option<AccessToken>>,
     locked: AtomicBool,
 }
 
+/// Token source of a replica that shares its tokens.
 struct SharingReplica {
     replica: Replica,
     store: Arc<Store>,
 }
 
 impl SharingReplica {
-    /// The shared token, if it is newer than this one and good for a while.
+    /// The shared token, if it is newer than this one and has enough lifetime left.
     fn newer_than(&self, replaces: Option<&AccessToken>) -> Option<AccessToken> {
-        let entry = self.store.entry.lock().expect("nobody panics").clone()?;
-        let left = entry.remaining();
-        let newer = replaces.is_none_or(|old| old.remaining() < left);
-        // A life counts from when a replica gets the token.
-        (newer && left > KEPT_BACK).then(|| AccessToken::new(entry.expose_secret(), left).expect("it was one"))
+        let entry = self.store.entry.lock().expect("not poisoned").clone()?;
+        let remaining = entry.remaining();
+        let newer = replaces.is_none_or(|old| old.remaining() < remaining);
+        // A new token, so that its lifetime is the remaining one, counted from now.
+        (newer && remaining > EXPIRY_MARGIN)
+            .then(|| AccessToken::new(entry.expose_secret(), remaining).expect("a valid token"))
     }
 }
 
 #[async_trait]
 impl TokenSource for SharingReplica {
     async fn fetch(&self, replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        let give_up = Instant::now() + PATIENCE;
+        let deadline = Instant::now() + MAX_WAIT;
         loop {
             if let Some(token) = self.newer_than(replaces) {
                 self.replica.failing.store(false, Ordering::Relaxed);
                 return Ok(token);
             }
             let locked = !self.store.locked.swap(true, Ordering::Relaxed);
-            if locked || Instant::now() >= give_up {
-                let answer = self.replica.fetch(replaces).await;
-                if let Ok(token) = &answer {
-                    *self.store.entry.lock().expect("nobody panics") = Some(token.clone());
+            if locked || Instant::now() >= deadline {
+                let result = self.replica.fetch(replaces).await;
+                if let Ok(token) = &result {
+                    *self.store.entry.lock().expect("not poisoned") = Some(token.clone());
                 }
                 if locked {
                     self.store.locked.store(false, Ordering::Relaxed);
                 }
-                return answer;
+                return result;
             }
             sleep(Duration::from_millis(fastrand::u64(50..150))).await;
         }

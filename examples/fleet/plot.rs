@@ -1,4 +1,4 @@
-//! The day as a picture.
+//! SVG plot of the simulated days.
 
 use std::{error::Error, ops::Range, path::Path};
 
@@ -45,7 +45,9 @@ pub(crate) fn draw(path: &Path, days: &[(&str, &Day)]) -> Result<(), Box<dyn Err
     Ok(())
 }
 
-/// What each line has in this stretch of the day; so many seconds make one point, their mean.
+/// Draws one panel: each line over a stretch of the day, with one point per bin.
+///
+/// A bin is `seconds` long, and its point is the mean.
 fn panel(
     area: &DrawingArea<SVGBackend<'_>, Shift>,
     caption: &str,
@@ -62,7 +64,7 @@ fn panel(
         bins.map(|(bin, second)| (at(second), f64::from(bin.iter().sum::<u32>()) / f64::from(seconds)))
             .collect()
     };
-    let most = lines
+    let max = lines
         .iter()
         .flat_map(|(_, line)| points(line))
         .map(|(_, y)| y)
@@ -72,14 +74,14 @@ fn panel(
         .margin(10)
         .x_label_area_size(34)
         .y_label_area_size(44)
-        .build_cartesian_2d(at(stretch.start)..at(stretch.end), 0.0..most * 1.05)?;
+        .build_cartesian_2d(at(stretch.start)..at(stretch.end), 0.0..max * 1.05)?;
     chart
         .configure_mesh()
         .light_line_style(TRANSPARENT)
         .max_light_lines(1)
         .x_desc(unit)
         .draw()?;
-    // The default on top.
+    // Draw the default last, so that it is on top.
     for ((name, line), colour) in lines.iter().zip(COLOURS).rev() {
         chart
             .draw_series(LineSeries::new(points(line), colour.stroke_width(1)))?

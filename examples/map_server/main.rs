@@ -1,12 +1,12 @@
-//! A web server that keeps the key and secret, and a page with a map that gets a short-lived token.
+//! Map server: a web server that keeps the key and secret, and hands out short-lived tokens to a page with a map.
 //!
-//! With `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET` set, the map is the Ordnance Survey's (OS): the project needs the
-//! OS Maps API. With neither, a fake Data Hub serves tiles that say which they are.
+//! With `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET` set, the map comes from the Ordnance Survey (OS). The
+//! project must include the OS Maps API. With neither, a fake Data Hub serves tiles with their coordinates on them.
 //!
-//! `PORT` is the port on 127.0.0.1, 3000 unless it is set. `OVERLAY_TILES`, such as
-//! `https://tiles.example/{z}/{x}/{y}.png`, are tiles of your own to show over the map; they get no token.
+//! `PORT` is the port on 127.0.0.1, and defaults to 3000. `OVERLAY_TILES`, such as
+//! `https://tiles.example/{z}/{x}/{y}.png`, adds your own tiles over the map. They are requested without the token.
 //!
-//! Why there is no token, if there is none, is told on the terminal.
+//! If no token is available, the log on the terminal says why.
 
 mod port;
 mod server;
@@ -22,7 +22,7 @@ type Failure = Box<dyn StdError>;
 
 #[tokio::main]
 async fn main() -> ExitCode {
-    // The page learns only that there is no token; why, such as a wrong secret, is said here.
+    // The page only learns that no token is available. The reason, such as a wrong secret, is logged here.
     tracing_subscriber::fmt().with_writer(std::io::stderr).init();
     let Err(error) = run().await else {
         return ExitCode::SUCCESS;
@@ -48,13 +48,17 @@ async fn run() -> Result<(), Failure> {
     }
     let hub = FakeDataHub::start().await?;
     tiles::serve(&hub);
-    serve(MapServer::of_fake(&hub)?, "a fake Data Hub, as no credentials are set").await
+    serve(
+        MapServer::of_fake(&hub)?,
+        "a fake Data Hub, because no credentials are set",
+    )
+    .await
 }
 
 async fn serve(server: MapServer, tiles: &str) -> Result<(), Failure> {
     let listener = port::listen(env::var_os("PORT").as_deref()).await?;
     println!(
-        "http://{} shows the map. Its tiles come from {tiles}.",
+        "Open http://{} for the map. Its tiles come from {tiles}.",
         listener.local_addr()?
     );
     let overlay = env::var("OVERLAY_TILES").unwrap_or_default();

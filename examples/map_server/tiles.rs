@@ -1,10 +1,11 @@
-//! Tiles for the fake Data Hub: hills that nobody has climbed, with each tile's z/x/y on it.
+//! Tile generator for the fake Data Hub: invented hills, with each tile's z/x/y written on it.
 
 use osdatahub_auth::{FakeAnswer, FakeDataHub, ReceivedRequest};
 
 const SIZE: u16 = 256;
 
-/// Sea, low land, high land, contour lines, the grid, and what is written on it; a test knows a tile by the last.
+/// Colours of the sea, low land, high land, contour lines, the grid and the text. A test recognises a tile by the
+/// last.
 const PALETTE: [[u8; 3]; 6] = [
     [0xcf, 0xe3, 0xee],
     [0xf4, 0xf5, 0xe9],
@@ -20,7 +21,7 @@ const CONTOUR: u8 = 3;
 const GRID: u8 = 4;
 const INK: u8 = 5;
 
-/// Digits and a slash, 5 by 7: a row's bits from left to right.
+/// Bitmap font of 5 by 7 pixels: the digits and a slash. Each row's bits run from left to right.
 const GLYPHS: [[u8; 7]; 11] = [
     [0x0e, 0x11, 0x13, 0x15, 0x19, 0x11, 0x0e],
     [0x04, 0x0c, 0x04, 0x04, 0x04, 0x04, 0x0e],
@@ -35,22 +36,22 @@ const GLYPHS: [[u8; 7]; 11] = [
     [0x00, 0x01, 0x02, 0x04, 0x08, 0x10, 0x00],
 ];
 
-/// Makes the hub serve tiles where OS does, from zoom level 7 to 20 as OS.
+/// Serves tiles from the hub at OS's path, for OS's zoom levels 7 to 20.
 pub(crate) fn serve(hub: &FakeDataHub) {
     hub.answer_under("/maps/raster/v1/zxy/", answer);
 }
 
-/// The tile that is asked for, or a 404.
+/// Response with the requested tile, or a 404 if there is none.
 pub(crate) fn answer(request: &ReceivedRequest) -> FakeAnswer {
-    let drawn = tile_of(request).and_then(|[z, x, y]| draw(z, x, y).ok());
+    let drawn = parse_path(request).and_then(|[z, x, y]| draw(z, x, y).ok());
     drawn.map_or_else(
         || FakeAnswer::new(404, ""),
         |png| FakeAnswer::new(200, png).with_header("Content-Type", "image/png"),
     )
 }
 
-/// The z, x and y of `…/{layer}/{z}/{x}/{y}.png`.
-fn tile_of(request: &ReceivedRequest) -> Option<[u32; 3]> {
+/// Parses z, x and y from a path `…/{layer}/{z}/{x}/{y}.png`. `None` if no such tile exists.
+fn parse_path(request: &ReceivedRequest) -> Option<[u32; 3]> {
     let mut parts = request.path.strip_suffix(".png")?.rsplit('/').map(str::parse);
     let (y, x, z) = (parts.next()?.ok()?, parts.next()?.ok()?, parts.next()?.ok()?);
     let exists = (7..=20).contains(&z) && x >> z == 0 && y >> z == 0;
@@ -64,7 +65,7 @@ fn draw(z: u32, x: u32, y: u32) -> Result<Vec<u8>, png::EncodingError> {
         pixels[at] = GRID;
         pixels[at * size] = GRID;
     }
-    write(&mut pixels, &format!("{z}/{x}/{y}"));
+    draw_text(&mut pixels, &format!("{z}/{x}/{y}"));
 
     let mut file = Vec::new();
     let mut encoder = png::Encoder::new(&mut file, SIZE.into(), SIZE.into());
@@ -77,7 +78,10 @@ fn draw(z: u32, x: u32, y: u32) -> Result<Vec<u8>, png::EncodingError> {
     Ok(file)
 }
 
-/// Contours are where the number of steps changes to the next pixel, so that they meet at the tiles' edges.
+/// Pixels of the landscape, as indices into the palette.
+///
+/// A contour runs where the height step differs from the next pixel's. The row and column beyond the edge are
+/// computed too, so that contours meet at the edges of tiles.
 fn landscape(z: u32, x: u32, y: u32) -> Vec<u8> {
     let size = usize::from(SIZE);
     let mut steps = Vec::with_capacity((size + 1) * (size + 1));
@@ -103,8 +107,9 @@ fn landscape(z: u32, x: u32, y: u32) -> Vec<u8> {
     pixels
 }
 
-/// In steps of the contour lines: waves in four directions, from five tiles long to half a tile, which turn with the zoom
-/// level.
+/// Height in contour steps: the sum of four waves, with lengths from 0.6 to 5.3 tiles.
+///
+/// The directions of the waves differ and turn with the zoom level.
 fn height(z: u32, at: [(u32, u16); 2]) -> i32 {
     let [east, north] = at.map(|(tile, pixel)| f64::from(tile) + f64::from(pixel) / f64::from(SIZE));
     let wave = |length: f64, turn: f64| {
@@ -118,8 +123,8 @@ fn height(z: u32, at: [(u32, u16); 2]) -> i32 {
     steps
 }
 
-/// In the middle, as large as there is room for.
-fn write(pixels: &mut [u8], text: &str) {
+/// Writes text in the middle of the tile, as large as fits.
+fn draw_text(pixels: &mut [u8], text: &str) {
     let size = usize::from(SIZE);
     let dot = if text.len() > 13 { 2 } else { 3 };
     let left = (size - text.len() * 6 * dot) / 2;

@@ -1,5 +1,7 @@
-//! With `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET` set, this asks the Ordnance Survey (OS) for places called
-//! Bath. With neither, it shows 25 s in the life of a service, against a fake Data Hub whose tokens live for 8 s.
+//! Quickstart: a client with `BearerAuth`, against the Ordnance Survey (OS) or a fake Data Hub.
+//!
+//! With `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET` set, it asks the OS Names API for places called Bath. With
+//! neither, it runs a service for 25 s against a fake Data Hub whose tokens have a lifetime of 8 s.
 
 mod service;
 
@@ -32,26 +34,26 @@ async fn main() -> ExitCode {
     ExitCode::FAILURE
 }
 
-/// All that a service needs: one manager for its project, one layer on its client, and requests as ever.
+/// Everything that a service needs: one manager per project, one layer on its client, and ordinary requests.
 async fn ask_os() -> Result<(), Failure> {
     let tokens = TokenManager::new(ProjectCredentials::from_env()?)?;
     let client = ClientBuilder::new(reqwest::Client::new())
         .with(BearerAuth::new(tokens))
         .build();
-    let answer = client.get(NAMES_API).send().await?;
+    let response = client.get(NAMES_API).send().await?;
 
-    let status = answer.status();
-    let body = answer.text().await?;
-    let Some(names) = names_in(&body) else {
+    let status = response.status();
+    let body = response.text().await?;
+    let Some(names) = parse_names(&body) else {
         let start: String = body.chars().take(300).collect();
-        let what = format!("The OS Names API answered {status}, and no names: {start}");
-        return Err(format!("{what}\nIs that API in your project?").into());
+        let problem = format!("The OS Names API returned {status} without names: {start}");
+        return Err(format!("{problem}\nDoes your project include that API?").into());
     };
-    println!("The OS Names API knows, for \"Bath\": {}", names.join(", "));
+    println!("The OS Names API returned for \"Bath\": {}", names.join(", "));
     Ok(())
 }
 
-fn names_in(body: &str) -> Option<Vec<String>> {
+fn parse_names(body: &str) -> Option<Vec<String>> {
     let body: serde_json::Value = serde_json::from_str(body).ok()?;
     let entries = body["results"].as_array()?.iter();
     entries
@@ -59,20 +61,20 @@ fn names_in(body: &str) -> Option<Vec<String>> {
         .collect()
 }
 
-/// What went wrong, and what to do about it.
+/// Error message with its causes and a suggestion.
 fn explain(error: &(dyn StdError + 'static)) -> String {
-    // No token, no request: then there is one of this library's errors inside the client's.
+    // Without a token, no request is sent. The library's error is then a cause of the client's error.
     let Some(reason) = Error::find_in(error) else {
         return with_causes(error);
     };
-    let what_to_do = match reason.kind() {
-        ErrorKind::Configuration => "Put that right, or unset both variables for a demonstration",
-        ErrorKind::CredentialsRejected => "Your project on https://osdatahub.os.uk shows both",
+    let suggestion = match reason.kind() {
+        ErrorKind::Configuration => "Correct the setting, or unset both variables for a demonstration",
+        ErrorKind::CredentialsRejected => "Check the key and secret of your project on https://osdatahub.os.uk",
         ErrorKind::RateLimited => "Try again in a minute",
-        ErrorKind::Unavailable | ErrorKind::Timeout => "Check network and proxy, and try again",
-        _ => "Check what stands between this machine and https://api.os.uk",
+        ErrorKind::Unavailable | ErrorKind::Timeout => "Check the network and the proxy, and try again",
+        _ => "Check for a proxy or gateway between this machine and https://api.os.uk",
     };
-    format!("No access token: {}.\n{what_to_do}.", with_causes(reason))
+    format!("No access token: {}.\n{suggestion}.", with_causes(reason))
 }
 
 fn with_causes(error: &(dyn StdError + 'static)) -> String {
@@ -81,7 +83,7 @@ fn with_causes(error: &(dyn StdError + 'static)) -> String {
     messages.join(": ")
 }
 
-/// The same against a fake Data Hub, through fair weather and foul.
+/// The same against a fake Data Hub, with a revoked token and an outage of the token endpoint.
 async fn demonstrate() -> Result<(), Failure> {
     let hub = FakeDataHub::start().await?;
     hub.set_lifetime(Duration::from_secs(8));
@@ -90,46 +92,45 @@ async fn demonstrate() -> Result<(), Failure> {
     let endpoint = TokenEndpoint::builder(hub.credentials())
         .token_url(hub.token_url())
         .build()?;
-    // Renewed at half of its life, earlier than by default, to leave room for the outage below.
+    // Tokens are refreshed at half of their lifetime, earlier than by default, to leave time for the outage below.
     let tokens = TokenManager::builder(endpoint).refresh_at(0.5..=0.5).build()?;
     let client = ClientBuilder::new(hub.client_builder().build()?)
         .with(BearerAuth::new(tokens.clone()).with_origin(hub.origin())?)
         .build();
 
-    println!(
-        "No credentials are set, so this is a fake Data Hub whose tokens live for 8 s. POSTs are token requests.\n"
-    );
+    println!("No credentials are set, so this uses a fake Data Hub with tokens of 8 s. POSTs are token requests.\n");
     let mut service = Service::new(&hub, tokens, client);
-    let played = time::timeout(Duration::from_secs(60), play(&mut service)).await;
+    let finished = time::timeout(Duration::from_secs(60), run_scenario(&mut service)).await;
     service.print_table();
-    played.map_err(|_| "Expected it all to take 25 s; gave up after 60 s.")?;
+    finished.map_err(|_| "The demonstration takes 25 s, but had not ended after 60 s.")?;
     service.check()
 }
 
-async fn play(service: &mut Service<'_>) {
+async fn run_scenario(service: &mut Service<'_>) {
     let hub = service.hub;
-    let refreshed = |status: &TokenStatus| status.state == TokenState::Fresh;
+    let is_fresh = |status: &TokenStatus| status.state == TokenState::Fresh;
     let refresh_is_due = |status: &TokenStatus| status.state == TokenState::Stale && status.next_attempt.is_some();
 
-    service.begin("cold burst");
+    service.begin_phase("cold burst");
     service.burst(1_000).await;
 
-    service.begin("steady traffic");
-    let four_posts = |status: &TokenStatus| hub.token_posts() >= 4 && refreshed(status);
+    service.begin_phase("steady traffic");
+    let four_posts = |status: &TokenStatus| hub.token_posts() >= 4 && is_fresh(status);
     service.traffic_until(four_posts).await;
 
-    service.begin("token revoked");
-    // A 401 for a token held for less than 2 s, a quarter of its life, would not be put down to the token.
+    service.begin_phase("token revoked");
+    // The library does not replace a token because of a 401 within the first 2 s, a quarter of its lifetime.
     service.traffic_for(Duration::from_millis(2_500)).await;
     hub.revoke_all();
     service.traffic_until(refresh_is_due).await;
 
-    service.begin("endpoint down");
+    service.begin_phase("endpoint down");
     hub.fail(FakeAnswer::new(503, ""));
-    // The token serves for 3.5 s more, and attempts are about a second apart: one of them comes after this and in time.
+    // The token is usable for 3.5 s more and attempts are about 1 s apart, so one succeeds in time after the
+    // recovery.
     service.traffic_for(Duration::from_millis(1_800)).await;
     hub.recover();
-    service.traffic_until(refreshed).await;
+    service.traffic_until(is_fresh).await;
     service.traffic_for(Duration::from_secs(2)).await;
-    service.wait_for_answers().await;
+    service.wait_for_responses().await;
 }

@@ -1,4 +1,4 @@
-//! The service of the demonstration: traffic, a live line, and a table at the end.
+//! Service of the demonstration: sends traffic, shows a live status line, and prints a table at the end.
 
 use std::{
     collections::BTreeMap,
@@ -13,26 +13,27 @@ use tokio::{sync::Semaphore, task::JoinSet, time};
 
 use crate::{Failure, with_causes};
 
-/// Sends requests, and keeps count.
+/// Client that sends requests and counts their results by phase.
 pub(crate) struct Service<'a> {
     pub(crate) hub: &'a FakeDataHub,
     tokens: TokenManager,
     client: ClientWithMiddleware,
-    /// At most 50 requests at a time: both ends of a connection are ours here, and a laptop may allow 256 open files.
+    /// Limits requests to 50 at a time. This process has both ends of each connection, and some machines allow only
+    /// 256 open files.
     connections: Arc<Semaphore>,
-    /// Each request's row, its wait for a token, and its status or error.
-    under_way: JoinSet<(usize, Duration, Result<u16, String>)>,
-    /// The first row counts everything, the last one the present phase.
+    /// Requests in flight. Each returns its row, its wait for a token, and its status or error.
+    in_flight: JoinSet<(usize, Duration, Result<u16, String>)>,
+    /// The first row is the total, the last one the current phase.
     rows: Vec<Row>,
     started: Instant,
-    shown: Instant,
+    last_shown: Instant,
 }
 
 #[derive(Default)]
 struct Row {
     name: &'static str,
     requests: usize,
-    answers: BTreeMap<u16, usize>,
+    responses: BTreeMap<u16, usize>,
     errors: Vec<String>,
     posts: usize,
     failed_posts: u32,
@@ -46,22 +47,22 @@ impl<'a> Service<'a> {
             tokens,
             client,
             connections: Arc::new(Semaphore::new(50)),
-            under_way: JoinSet::new(),
+            in_flight: JoinSet::new(),
             rows: Vec::new(),
             started: Instant::now(),
-            shown: Instant::now(),
+            last_shown: Instant::now(),
         };
-        service.begin("altogether");
+        service.begin_phase("total");
         service
     }
 
-    pub(crate) fn begin(&mut self, name: &'static str) {
+    pub(crate) fn begin_phase(&mut self, name: &'static str) {
         self.rows.push(Row { name, ..Row::default() });
     }
 
     pub(crate) async fn burst(&mut self, requests: usize) {
         (0..requests).for_each(|_| self.send());
-        self.wait_for_answers().await;
+        self.wait_for_responses().await;
     }
 
     pub(crate) async fn traffic_for(&mut self, duration: Duration) {
@@ -69,12 +70,12 @@ impl<'a> Service<'a> {
         self.traffic_until(|_| Instant::now() >= end).await;
     }
 
-    /// Fifty requests a second. `done` is asked in front of each, so that no request comes between it and what follows.
+    /// Sends 50 requests a second until `done`, which is checked before each request.
     pub(crate) async fn traffic_until(&mut self, done: impl Fn(&TokenStatus) -> bool) {
         let mut ticks = time::interval(Duration::from_millis(20));
         loop {
             ticks.tick().await;
-            self.keep_count();
+            self.collect_results();
             if done(&self.tokens.status()) {
                 return;
             }
@@ -82,10 +83,10 @@ impl<'a> Service<'a> {
         }
     }
 
-    pub(crate) async fn wait_for_answers(&mut self) {
-        while !self.under_way.is_empty() {
+    pub(crate) async fn wait_for_responses(&mut self) {
+        while !self.in_flight.is_empty() {
             time::sleep(Duration::from_millis(20)).await;
-            self.keep_count();
+            self.collect_results();
         }
     }
 
@@ -97,25 +98,25 @@ impl<'a> Service<'a> {
         for row in [0, row] {
             self.rows[row].requests += 1;
         }
-        self.under_way.spawn(async move {
-            // Only to measure the wait: BearerAuth asks for itself, and reports the error if there is one.
-            let asked = Instant::now();
+        self.in_flight.spawn(async move {
+            // This call only measures the wait. `BearerAuth` asks again, and returns the error if there is one.
+            let start = Instant::now();
             let _ = tokens.token().await;
-            let wait = asked.elapsed();
+            let wait = start.elapsed();
             let _connection = connections.acquire().await;
-            let answer = client.get(url).send().await;
-            let status = answer.map(|answer| answer.status().as_u16());
+            let response = client.get(url).send().await;
+            let status = response.map(|response| response.status().as_u16());
             (row, wait, status.map_err(|error| with_causes(&error)))
         });
     }
 
-    fn keep_count(&mut self) {
-        while let Some(Ok((row, wait, status))) = self.under_way.try_join_next() {
+    fn collect_results(&mut self) {
+        while let Some(Ok((row, wait, status))) = self.in_flight.try_join_next() {
             for row in [0, row] {
                 let row = &mut self.rows[row];
                 row.longest_wait = row.longest_wait.max(wait);
                 match &status {
-                    Ok(status) => *row.answers.entry(*status).or_default() += 1,
+                    Ok(status) => *row.responses.entry(*status).or_default() += 1,
                     Err(error) => row.errors.push(error.clone()),
                 }
             }
@@ -127,20 +128,20 @@ impl<'a> Service<'a> {
             row.posts += new_posts;
             row.failed_posts = row.failed_posts.max(status.consecutive_failures);
         }
-        self.show_line(&status);
+        self.show_status(&status);
     }
 
-    /// One line that changes in place; in a log, a new one every second.
-    fn show_line(&mut self, status: &TokenStatus) {
-        let (pause, start, end) = if io::stdout().is_terminal() {
+    /// Updates the status line in place on a terminal. Otherwise prints a new line every second.
+    fn show_status(&mut self, status: &TokenStatus) {
+        let (interval_ms, start, end) = if io::stdout().is_terminal() {
             (50, "\r", "")
         } else {
             (1_000, "", "\n")
         };
-        if self.shown.elapsed() < Duration::from_millis(pause) {
+        if self.last_shown.elapsed() < Duration::from_millis(interval_ms) {
             return;
         }
-        self.shown = Instant::now();
+        self.last_shown = Instant::now();
         let (all, phase) = (&self.rows[0], &self.rows[self.rows.len() - 1]);
         let line = format!(
             "{:4.1} s  {:<13}  {:>8} token, {:.1} s left  {:>4} requests  POSTs {}  errors {}",
@@ -158,9 +159,9 @@ impl<'a> Service<'a> {
 
     pub(crate) fn print_table(&self) {
         println!("\n\n{:34}token         longest wait", "");
-        println!("{:15}requests  errors  POSTs  failed   for a token  answers", "");
+        println!("{:15}requests  errors  POSTs  failed   for a token  responses", "");
         for row in self.rows[1..].iter().chain(&self.rows[..1]) {
-            let answers = row.answers.iter().map(|(status, n)| format!("{n} × {status}"));
+            let responses = row.responses.iter().map(|(status, n)| format!("{n} × {status}"));
             println!(
                 "{:13}  {:8}  {:6}  {:5}  {:6}  {:9.1} ms  {}",
                 row.name,
@@ -169,33 +170,33 @@ impl<'a> Service<'a> {
                 row.posts,
                 row.failed_posts,
                 row.longest_wait.as_secs_f64() * 1_000.0,
-                answers.collect::<Vec<_>>().join(", "),
+                responses.collect::<Vec<_>>().join(", "),
             );
         }
         if let Some(error) = self.rows[0].errors.first() {
-            println!("\nThe first error: {error}.");
+            println!("\nFirst error: {error}.");
         }
     }
 
     pub(crate) fn check(&self) -> Result<(), Failure> {
         let (all, burst) = (&self.rows[0], &self.rows[1]);
         let sent = all.requests - all.errors.len();
-        let repeated = self.hub.api_requests().saturating_sub(sent);
-        let only_200s = BTreeMap::from([(200, all.requests)]);
+        let replayed = self.hub.api_requests().saturating_sub(sent);
+        let only_200 = BTreeMap::from([(200, all.requests)]);
         let expectations = [
             ("1 token POST for the burst", burst.posts == 1),
             ("0 errors", all.errors.is_empty()),
-            ("every answer 200", all.answers == only_200s),
-            ("a 401 for the revoked token", repeated > 0),
-            ("a token POST that failed", all.failed_posts > 0),
+            ("every response 200", all.responses == only_200),
+            ("a 401 for the revoked token", replayed > 0),
+            ("a failed token POST", all.failed_posts > 0),
         ];
         if expectations.iter().all(|(_, met)| *met) {
-            println!("\nAs expected: 1 POST for the burst, 0 errors, every answer 200.");
-            println!("Requests that met the revoked token, and were repeated unseen: {repeated}.");
+            println!("\nAs expected: 1 POST for the burst, 0 errors, every response 200.");
+            println!("Requests with the revoked token, replayed without an error: {replayed}.");
             return Ok(());
         }
         let missed = expectations.iter().filter(|(_, met)| !met);
         let missed = missed.map(|(what, _)| *what).collect::<Vec<_>>().join("; ");
-        Err(format!("\nExpected, but not so: {missed}.").into())
+        Err(format!("\nExpected but not observed: {missed}.").into())
     }
 }

@@ -1,4 +1,4 @@
-//! A token endpoint on loopback that counts its POSTs, knows when each of its tokens expires, and can die.
+//! Token endpoint on loopback: counts POSTs, records when each token expires, and can go down.
 
 use std::{
     convert::Infallible,
@@ -22,10 +22,10 @@ use tokio::{net::TcpListener, task::JoinHandle};
 
 use crate::peers::Failure;
 
-/// What an answer takes, dead or alive. All of a burst has asked by then.
-const ANSWERS_AFTER: Duration = Duration::from_millis(50);
+/// Delay of every response, up or down. By then every caller of a burst has asked.
+const RESPONSE_DELAY: Duration = Duration::from_millis(50);
 
-/// A token endpoint for one contestant. It is gone when this is dropped.
+/// Token endpoint for one contestant. Dropping it stops the server.
 #[derive(Debug)]
 pub struct Endpoint {
     address: SocketAddr,
@@ -33,47 +33,47 @@ pub struct Endpoint {
     server: JoinHandle<()>,
 }
 
-/// How an endpoint behaves.
+/// Configuration of an endpoint.
 #[derive(Debug, Clone, Copy)]
-pub struct Manners {
-    /// How long its tokens live.
-    pub life: Duration,
-    /// From when on it answers 503, for good.
-    pub dies: Option<Instant>,
-    /// Whether its numbers are strings, as OS's are.
-    pub like_os: bool,
+pub struct Behaviour {
+    /// Lifetime of its tokens.
+    pub lifetime: Duration,
+    /// When it goes down: from then on it returns 503 for good.
+    pub down_from: Option<Instant>,
+    /// Whether numbers in the response are JSON strings, as OS sends them.
+    pub quoted_numbers: bool,
 }
 
-impl Manners {
-    /// It lives for ever, and its numbers are numbers.
+impl Behaviour {
+    /// Endpoint that never goes down and sends JSON numbers.
     #[must_use]
-    pub fn good(life: Duration) -> Self {
+    pub fn healthy(lifetime: Duration) -> Self {
         Self {
-            life,
-            dies: None,
-            like_os: false,
+            lifetime,
+            down_from: None,
+            quoted_numbers: false,
         }
     }
 }
 
 #[derive(Debug)]
 struct State {
-    manners: Manners,
+    behaviour: Behaviour,
     posts: AtomicU64,
-    /// When each token was issued, by its serial number.
+    /// Time of issue of each token, indexed by its serial number.
     issued: Mutex<Vec<Instant>>,
 }
 
 impl Endpoint {
-    /// Listens on a port of its own.
+    /// Starts an endpoint on a free loopback port.
     ///
     /// # Errors
-    /// If it cannot.
-    pub async fn start(manners: Manners) -> Result<Self, Failure> {
+    /// If the port cannot be opened.
+    pub async fn start(behaviour: Behaviour) -> Result<Self, Failure> {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
         let address = listener.local_addr()?;
         let state = Arc::new(State {
-            manners,
+            behaviour,
             posts: AtomicU64::new(0),
             issued: Mutex::default(),
         });
@@ -81,36 +81,36 @@ impl Endpoint {
         Ok(Self { address, state, server })
     }
 
-    /// Where it takes its POSTs.
+    /// URL of the token endpoint.
     #[must_use]
     pub fn url(&self) -> String {
         format!("http://{}/oauth2/token/v1", self.address)
     }
 
-    /// How many it has had.
+    /// Number of POSTs received.
     #[must_use]
     pub fn posts(&self) -> u64 {
         self.state.posts.load(Ordering::Relaxed)
     }
 
-    /// When the last of its tokens expires, if there was any.
+    /// Expiry of the last token that it issued, if there is one.
     #[must_use]
     pub fn last_expiry(&self) -> Option<Instant> {
         let issued = self.state.issued.lock().unwrap_or_else(PoisonError::into_inner);
-        issued.last().map(|issued| *issued + self.state.manners.life)
+        issued.last().map(|issued| *issued + self.state.behaviour.lifetime)
     }
 
-    /// Whether the token in these headers has expired by now, by the endpoint's own clock.
+    /// Whether the token in these headers has expired, by the endpoint's own clock.
     ///
     /// # Errors
-    /// If there is none of its tokens in them.
+    /// If the headers contain no token of this endpoint.
     pub fn has_expired(&self, headers: &HeaderMap) -> Result<bool, Failure> {
         let value = headers.get(header::AUTHORIZATION).ok_or("no Authorization header")?;
         let serial = value.to_str()?.strip_prefix("Bearer ").ok_or("no Bearer token")?;
         let serial: usize = serial.parse()?;
         let issued = self.state.issued.lock().unwrap_or_else(PoisonError::into_inner);
         let issued = issued.get(serial).ok_or("no token of this endpoint")?;
-        Ok(issued.elapsed() >= self.state.manners.life)
+        Ok(issued.elapsed() >= self.state.behaviour.lifetime)
     }
 }
 
@@ -128,8 +128,8 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
         let _ = stream.set_nodelay(true);
         let state = Arc::clone(&state);
         tokio::spawn(async move {
-            let service = service_fn(|request| answer(request, &state));
-            // A client that hangs up is none of our business.
+            let service = service_fn(|request| respond(request, &state));
+            // A client that closes the connection early is not an error of the endpoint.
             let _ = http1::Builder::new()
                 .timer(TokioTimer::new())
                 .serve_connection(TokioIo::new(stream), service)
@@ -138,15 +138,19 @@ async fn serve(listener: TcpListener, state: Arc<State>) {
     }
 }
 
-async fn answer(request: Request<Incoming>, state: &State) -> Result<Response<Full<Bytes>>, Infallible> {
+async fn respond(request: Request<Incoming>, state: &State) -> Result<Response<Full<Bytes>>, Infallible> {
     if request.method() != Method::POST {
         return Ok(status(StatusCode::METHOD_NOT_ALLOWED));
     }
     state.posts.fetch_add(1, Ordering::Relaxed);
-    // Read to its end, so that the connection can be used again.
+    // The body must be read to its end before the connection can be reused.
     let _ = request.into_body().collect().await;
-    tokio::time::sleep(ANSWERS_AFTER).await;
-    if state.manners.dies.is_some_and(|dies| Instant::now() >= dies) {
+    tokio::time::sleep(RESPONSE_DELAY).await;
+    if state
+        .behaviour
+        .down_from
+        .is_some_and(|down_from| Instant::now() >= down_from)
+    {
         return Ok(status(StatusCode::SERVICE_UNAVAILABLE));
     }
     let serial = {
@@ -155,10 +159,10 @@ async fn answer(request: Request<Incoming>, state: &State) -> Result<Response<Fu
         issued.len() - 1
     };
     let issued_at = SystemTime::now().duration_since(UNIX_EPOCH).unwrap_or_default();
-    let quote = if state.manners.like_os { "\"" } else { "" };
-    let expires_in = state.manners.life.as_secs();
+    let quote = if state.behaviour.quoted_numbers { "\"" } else { "" };
+    let expires_in = state.behaviour.lifetime.as_secs();
     let issued_at = issued_at.as_millis();
-    // The token is as long as OS's.
+    // The token has the length of an OS token.
     let body = format!(
         "{{\"access_token\":\"{serial:028}\",\"expires_in\":{quote}{expires_in}{quote},\
           \"issued_at\":{quote}{issued_at}{quote},\"token_type\":\"Bearer\"}}"

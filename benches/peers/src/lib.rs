@@ -1,4 +1,6 @@
-//! What `osdatahub-auth` and other token managers cost and do, side by side. The README says how, and how fairly.
+//! Comparison of `osdatahub-auth` with other token managers: cost per call, and behaviour with 299 s tokens.
+//!
+//! The README explains the method and how fair the comparison is.
 
 pub mod endpoint;
 pub mod life;

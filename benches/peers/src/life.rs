@@ -1,4 +1,4 @@
-//! What does each do with a token that lives for 299 s? In real time, against an endpoint of its own.
+//! Table 2: behaviour with a token lifetime of 299 s, in real time, with a separate endpoint per instance.
 
 use std::{
     pin::Pin,
@@ -13,92 +13,92 @@ use tokio::{
 };
 
 use crate::{
-    endpoint::{Endpoint, Manners},
+    endpoint::{Behaviour, Endpoint},
     peers::{Failure, Peer, for_each_peer},
     report,
 };
 
-/// As long as OS's tokens live.
-const LIFE: Duration = Duration::from_secs(299);
+/// Lifetime of OS's tokens.
+const LIFETIME: Duration = Duration::from_secs(299);
 const CALLERS: usize = 100;
 const WINDOW: Duration = Duration::from_mins(10);
-const DIES_AT: Duration = Duration::from_mins(1);
-/// What the last callers are given to get their answers.
+const DOWN_FROM: Duration = Duration::from_mins(1);
+/// Extra time for the last callers to get their results.
 const GRACE: Duration = Duration::from_mins(1);
-/// Of each contestant, as some draw when to renew.
+/// Instances of each contestant, because some refresh at a random time.
 const INSTANCES: usize = 5;
 
-/// One contestant's row.
-pub struct Life {
+/// Results of one contestant: a row of the table.
+pub struct Row {
     name: String,
     rule: &'static str,
-    reads_os: &'static str,
+    parses_os: &'static str,
     cold_bursts: Result<Vec<u64>, Failure>,
     real_time: Option<Windows>,
 }
 
-/// What its instances came to, with an endpoint that lives and with one that dies.
+/// Results of all instances, with an endpoint that stays up and with one that goes down.
 struct Windows {
-    alive: Result<Vec<Window>, Failure>,
-    dying: Result<Vec<Window>, Failure>,
+    up: Result<Vec<Window>, Failure>,
+    down: Result<Vec<Window>, Failure>,
 }
 
-/// What came of 600 s at one request a second.
+/// Result of 600 s at one request a second.
 #[derive(Default)]
 struct Window {
     posts: u64,
-    /// When the last token expires that it got.
+    /// Expiry of the last token that it got.
     last_expiry: Duration,
-    /// When a caller first got an error.
+    /// Time of the first error that a caller got.
     first_error: Option<Duration>,
-    /// Calls that got a token which had expired.
+    /// Number of calls that got an expired token.
     sent_past_expiry: u64,
-    /// Of those that ended.
+    /// Longest wait of the calls that ended.
     longest_wait: Duration,
-    /// Calls that did not end in good time.
+    /// Number of calls that did not end within the grace time.
     hung: usize,
 }
 
-/// All rows: the bursts one contestant after the other, the 600 s all at once.
+/// Measures all rows: the bursts one contestant after another, the 600 s all at once.
 ///
 /// # Panics
-/// If a contestant does.
-pub async fn all(real_time: bool) -> Vec<Life> {
+/// If a contestant panics.
+pub async fn all(real_time: bool) -> Vec<Row> {
     let mut rows = Vec::new();
     for burst in for_each_peer!(burst_of()) {
         rows.push(burst.await);
     }
     if real_time {
         for (row, windows) in rows.iter_mut().zip(for_each_peer!(windows_of())) {
-            row.real_time = Some(windows.await.expect("a task that does not panic"));
+            row.real_time = Some(windows.await.expect("the task does not panic"));
         }
     }
     rows
 }
 
-fn burst_of<P: Peer>() -> Pin<Box<dyn Future<Output = Life> + Send>> {
+fn burst_of<P: Peer>() -> Pin<Box<dyn Future<Output = Row> + Send>> {
     Box::pin(async {
-        Life {
+        Row {
             name: report::name::<P>(),
             rule: P::RULE,
-            reads_os: reads_os::<P>().await,
+            parses_os: parses_os::<P>().await,
             cold_bursts: cold_bursts::<P>().await,
             real_time: None,
         }
     })
 }
 
-/// Whether it can read an answer as OS sends it.
-async fn reads_os<P: Peer>() -> &'static str {
-    if !P::READS {
+/// Whether it can parse a response as OS sends it.
+async fn parses_os<P: Peer>() -> &'static str {
+    if !P::PARSES_RESPONSE {
         return "–";
     }
-    let manners = Manners {
-        like_os: true,
-        ..Manners::good(LIFE)
+    let behaviour = Behaviour {
+        quoted_numbers: true,
+        ..Behaviour::healthy(LIFETIME)
     };
     let authorized = async {
-        let endpoint = Endpoint::start(manners).await?;
+        let endpoint = Endpoint::start(behaviour).await?;
         P::start(&endpoint).await?.authorize(&mut HeaderMap::new()).await
     };
     if authorized.await.is_ok() { "yes" } else { "no" }
@@ -112,9 +112,9 @@ async fn cold_bursts<P: Peer>() -> Result<Vec<u64>, Failure> {
     Ok(posts)
 }
 
-/// POSTs for callers who come all at once, before there is a token.
+/// POSTs for a thundering herd of callers before there is a token.
 async fn cold_burst<P: Peer>() -> Result<u64, Failure> {
-    let endpoint = Endpoint::start(Manners::good(LIFE)).await?;
+    let endpoint = Endpoint::start(Behaviour::healthy(LIFETIME)).await?;
     let peer = Arc::new(P::start(&endpoint).await?);
     let mut callers = JoinSet::new();
     for _ in 0..CALLERS {
@@ -129,34 +129,34 @@ async fn cold_burst<P: Peer>() -> Result<u64, Failure> {
 
 fn windows_of<P: Peer>() -> JoinHandle<Windows> {
     tokio::spawn(async {
-        let (alive, dying) = tokio::join!(instances::<P>(None), instances::<P>(Some(DIES_AT)));
-        Windows { alive, dying }
+        let (up, down) = tokio::join!(instances::<P>(None), instances::<P>(Some(DOWN_FROM)));
+        Windows { up, down }
     })
 }
 
-async fn instances<P: Peer>(dies_after: Option<Duration>) -> Result<Vec<Window>, Failure> {
+async fn instances<P: Peer>(down_after: Option<Duration>) -> Result<Vec<Window>, Failure> {
     let mut instances = JoinSet::new();
     for _ in 0..INSTANCES {
-        instances.spawn(window::<P>(dies_after));
+        instances.spawn(window::<P>(down_after));
     }
     instances.join_all().await.into_iter().collect()
 }
 
-/// One call at once, then one a second on the half second: so that no call coincides with an expiry.
-async fn window<P: Peer>(dies_after: Option<Duration>) -> Result<Window, Failure> {
+/// One call at the start, then one a second on the half second, so that no call coincides with an expiry.
+async fn window<P: Peer>(down_after: Option<Duration>) -> Result<Window, Failure> {
     let start = Instant::now();
-    let manners = Manners {
-        dies: dies_after.map(|after| start + after),
-        ..Manners::good(LIFE)
+    let behaviour = Behaviour {
+        down_from: down_after.map(|after| start + after),
+        ..Behaviour::healthy(LIFETIME)
     };
-    let endpoint = Arc::new(Endpoint::start(manners).await?);
+    let endpoint = Arc::new(Endpoint::start(behaviour).await?);
     let peer = Arc::new(P::start(&endpoint).await?);
     let mut window = Window::default();
     let mut calls = JoinSet::new();
     calls.spawn(call(Arc::clone(&peer), Arc::clone(&endpoint)));
     for second in 1..WINDOW.as_secs() {
         sleep_until((start + Duration::from_secs(second) + Duration::from_millis(500)).into()).await;
-        // A task of its own for each, so that a call that waits holds up no other.
+        // Each call is a separate task, so that a waiting call does not delay the next.
         calls.spawn(call(Arc::clone(&peer), Arc::clone(&endpoint)));
         while let Some(call) = calls.try_join_next() {
             window.count(start, &call??);
@@ -164,7 +164,7 @@ async fn window<P: Peer>(dies_after: Option<Duration>) -> Result<Window, Failure
     }
     sleep_until((start + WINDOW).into()).await;
     window.posts = endpoint.posts();
-    let last_expiry = endpoint.last_expiry().ok_or("never had a token")?;
+    let last_expiry = endpoint.last_expiry().ok_or("the endpoint issued no token")?;
     window.last_expiry = last_expiry - start;
     while let Ok(Some(call)) = timeout_at((start + WINDOW + GRACE).into(), calls.join_next()).await {
         window.count(start, &call??);
@@ -173,50 +173,47 @@ async fn window<P: Peer>(dies_after: Option<Duration>) -> Result<Window, Failure
     Ok(window)
 }
 
-/// What came of one call.
+/// Outcome of one call.
 struct Outcome {
-    asked: Instant,
-    answered: Instant,
-    /// Whether the token that it got had expired.
+    started: Instant,
+    ended: Instant,
+    /// Whether the token had expired; `None` if the call failed.
     expired: Option<bool>,
 }
 
 async fn call<P: Peer>(peer: Arc<P>, endpoint: Arc<Endpoint>) -> Result<Outcome, Failure> {
     let mut headers = HeaderMap::new();
-    let asked = Instant::now();
+    let started = Instant::now();
     let result = peer.authorize(&mut headers).await;
-    let answered = Instant::now();
+    let ended = Instant::now();
     let expired = result.is_ok().then(|| endpoint.has_expired(&headers)).transpose()?;
     Ok(Outcome {
-        asked,
-        answered,
+        started,
+        ended,
         expired,
     })
 }
 
 impl Window {
     fn count(&mut self, start: Instant, outcome: &Outcome) {
-        self.longest_wait = self.longest_wait.max(outcome.answered - outcome.asked);
+        self.longest_wait = self.longest_wait.max(outcome.ended - outcome.started);
         if let Some(expired) = outcome.expired {
             self.sent_past_expiry += u64::from(expired);
         } else {
-            let at = outcome.answered - start;
+            let at = outcome.ended - start;
             self.first_error = Some(self.first_error.map_or(at, |first| first.min(at)));
         }
     }
 }
 
-/// Table 2.
-pub fn table(rows: &[Life], real_time: bool) {
-    println!(
-        "## 2. What each does with a token that lives for {} s\n",
-        LIFE.as_secs()
-    );
-    let mut columns = vec!["reads OS's answer", "POSTs, 100 callers at once"];
+/// Prints table 2.
+pub fn table(rows: &[Row], real_time: bool) {
+    println!("## 2. Behaviour with a token lifetime of {} s\n", LIFETIME.as_secs());
+    let mut columns = vec!["parses OS's response", "POSTs, 100 callers at once"];
     if real_time {
         columns.extend([
             "POSTs, 600 s at 1 request/s",
-            "endpoint dead from 60 s: last token expires",
+            "endpoint down from 60 s: last token expires",
             "first error",
             "POSTs",
             "sent past expiry",
@@ -225,56 +222,54 @@ pub fn table(rows: &[Life], real_time: bool) {
     }
     println!("| | {} |\n|---|{}", columns.join(" | "), "--:|".repeat(columns.len()));
     for row in rows {
-        let burst = shown(row.cold_bursts.as_ref(), |posts| range(posts.iter().copied()));
-        print!("| {} | {} | {burst} |", row.name, row.reads_os);
-        if let Some(Windows { alive, dying }) = &row.real_time {
+        let burst = cell(row.cold_bursts.as_ref(), |posts| range(posts.iter().copied()));
+        print!("| {} | {} | {burst} |", row.name, row.parses_os);
+        if let Some(Windows { up, down }) = &row.real_time {
             let columns = [
-                shown(alive.as_ref(), |windows| {
-                    range(windows.iter().map(|window| window.posts))
-                }),
-                shown(dying.as_ref(), |windows| {
+                cell(up.as_ref(), |windows| range(windows.iter().map(|window| window.posts))),
+                cell(down.as_ref(), |windows| {
                     range(windows.iter().map(|window| window.last_expiry.as_secs())) + " s"
                 }),
-                shown(dying.as_ref(), |windows| first_error(windows)),
-                shown(dying.as_ref(), |windows| {
+                cell(down.as_ref(), |windows| first_error(windows)),
+                cell(down.as_ref(), |windows| {
                     range(windows.iter().map(|window| window.posts))
                 }),
-                shown(dying.as_ref(), |windows| {
+                cell(down.as_ref(), |windows| {
                     range(windows.iter().map(|window| window.sent_past_expiry))
                 }),
-                shown(dying.as_ref(), |windows| longest_wait(windows)),
+                cell(down.as_ref(), |windows| longest_wait(windows)),
             ];
             print!(" {} |", columns.join(" | "));
         }
         println!();
     }
-    println!("\nWhen each renews, as its source says:\n\n| | |\n|---|---|");
+    println!("\nWhen each refreshes, according to its source:\n\n| | |\n|---|---|");
     for row in rows {
         println!("| {} | {} |", row.name, row.rule);
     }
     print!("{NOTES}");
     if real_time {
-        print!("{OF_THE_WINDOWS}");
+        print!("{WINDOW_NOTES}");
     } else {
-        println!("\nWhat they do in 600 s takes 12 minutes: `cargo run --release -- --real-time`.");
+        println!("\nThe columns for 600 s take 12 minutes to measure: `cargo run --release -- --real-time`.");
     }
 }
 
 const NOTES: &str = "
-Measured in real time, nothing derived: five instances of each, and where they differ the least and the most. Each
-instance has an endpoint of its own. It answers after 50 ms, with `expires_in` as a JSON number, which all can read; OS
-sends a string, as the endpoint does for the first column. What is written by hand, and `azure_core`'s credential, read
-what their writer thinks of. `aliri_tokens` and `middle` fetch their first token when they are made, before anybody can
-ask.
+Everything is measured in real time, with five instances of each. A range is the least and the most of the five. Each
+instance has a separate endpoint, which responds after 50 ms with `expires_in` as a JSON number, which all can parse. OS
+sends a string, and so does the endpoint for the first column. A dash means that the user writes the parsing code, as by
+hand and for `azure_core`'s credential. `aliri_tokens` and `middle` fetch their first token on construction, before the
+first call.
 ";
 
-const OF_THE_WINDOWS: &str = "
-The 600 s are the same 600 s for all. Dead, the endpoint answers 503: who happens to have renewed shortly before, is
-served for longer. Expiry is by the endpoint's own clock. The longest wait is that of any caller of an instance whose
-endpoint dies, before or after.
+const WINDOW_NOTES: &str = "
+All contestants run during the same 600 s. An endpoint that is down returns 503. An instance that refreshed shortly
+before is served for longer. The endpoint's own clock decides when a token has expired. The longest wait is that of any
+caller of an instance whose endpoint goes down, before or after.
 ";
 
-fn shown<T>(result: Result<&T, &Failure>, show: impl FnOnce(&T) -> String) -> String {
+fn cell<T>(result: Result<&T, &Failure>, show: impl FnOnce(&T) -> String) -> String {
     match result {
         Ok(value) => show(value),
         Err(why) => format!("failed: {why}"),
@@ -303,11 +298,11 @@ fn longest_wait(windows: &[Window]) -> String {
     let longest = format!("{:.2} s", longest.as_secs_f64());
     match windows.iter().map(|window| window.hung).max() {
         None | Some(0) => longest,
-        Some(hung) => format!("{longest}, and {hung} callers for ever"),
+        Some(hung) => format!("{longest}, and {hung} calls never ended"),
     }
 }
 
-/// The least and the most, or the one value that all have.
+/// Range from the least to the most, or the single value if all are equal.
 fn range(values: impl Iterator<Item = u64> + Clone) -> String {
     let least = values.clone().min().unwrap_or_default();
     let most = values.max().unwrap_or_default();

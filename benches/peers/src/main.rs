@@ -1,6 +1,6 @@
-//! The command: both tables, as Markdown, on standard output.
+//! Command that prints both tables as Markdown on standard output.
 //!
-//! `--real-time` adds what takes twelve minutes: each contestant lives through 600 s, all of them at once.
+//! `--real-time` adds the measurements that take twelve minutes: 600 s of traffic for every contestant, all at once.
 
 use std::process::{Command, ExitCode};
 
@@ -17,7 +17,7 @@ fn main() -> ExitCode {
         None => false,
         Some("--real-time") => true,
         Some(other) => {
-            eprintln!("no such option: {other}; there is only --real-time");
+            eprintln!("unknown option {other}; the only option is --real-time");
             return ExitCode::FAILURE;
         }
     };
@@ -32,30 +32,33 @@ fn main() -> ExitCode {
 
 fn run(real_time: bool) -> Result<(), Failure> {
     if cfg!(debug_assertions) {
-        return Err("unoptimised, the times would mean nothing: `cargo run --release`".into());
+        return Err("an unoptimised build has no meaningful times; use `cargo run --release`".into());
     }
-    report::introduction()?;
+    report::print_heading()?;
 
     let runtime = Runtime::new()?;
     let mut contestants = Contestant::all(&runtime);
-    let times = price::times(&mut contestants);
-    price::table(&contestants, &times, &allocations(contestants.len())?);
+    let prices = price::measure_all(&mut contestants);
+    price::table(&contestants, &prices, &allocations(contestants.len())?);
     drop(contestants);
 
-    let lives = runtime.block_on(life::all(real_time));
-    life::table(&lives, real_time);
+    let rows = runtime.block_on(life::all(real_time));
+    life::table(&rows, real_time);
     Ok(())
 }
 
-/// From a process of its own: what counts allocations makes each dearer, and would add to the times.
+/// Allocations per call, counted in a separate process.
+///
+/// Counting makes every allocation slower, which would distort the times measured here.
 fn allocations(rows: usize) -> Result<Vec<f64>, Failure> {
     let cargo = std::env::var_os("CARGO")
-        .ok_or("the allocations are counted by another program, for which cargo is needed: `cargo run --release`")?;
+        .ok_or("the program that counts allocations is started with cargo; use `cargo run --release`")?;
     let mut command = Command::new(cargo);
     command
         .args(["run", "--quiet", "--release", "--bin", "allocations"])
         .current_dir(env!("CARGO_MANIFEST_DIR"));
-    // Build scripts look at what cargo tells a program that it runs, and half of the dependencies would be built anew.
+    // Cargo sets these variables for programs that it runs. Some build scripts depend on them, so half of the
+    // dependencies would be rebuilt.
     for (name, _) in std::env::vars_os() {
         if ["CARGO_PKG_", "CARGO_MANIFEST_"]
             .iter()
@@ -73,6 +76,6 @@ fn allocations(rows: usize) -> Result<Vec<f64>, Failure> {
         Ok(counts)
     } else {
         let why = String::from_utf8_lossy(&output.stderr);
-        Err(format!("the counts of {} contestants for {rows}: {why}", counts.len()).into())
+        Err(format!("allocations of {} contestants, expected {rows}: {why}", counts.len()).into())
     }
 }

@@ -1,4 +1,4 @@
-//! The contestants, each behind one small trait.
+//! The token managers under test, each behind the same small trait.
 
 mod aliri;
 mod azure;
@@ -24,28 +24,29 @@ pub use self::{
 };
 use crate::endpoint::Endpoint;
 
-/// Whatever went wrong, in anybody's words.
+/// Error of any crate.
 pub type Failure = Box<dyn Error + Send + Sync>;
 
 const KEY: &str = "key";
 const SECRET: &str = "secret";
 
-/// A token manager, with its defaults, that gets its tokens from an [`Endpoint`].
+/// Token manager under test, with its default settings, that fetches its tokens from an [`Endpoint`].
 pub trait Peer: Sized + Send + Sync + 'static {
-    /// As in the lock file, if it is a crate.
+    /// Name of the crate as in the lock file, or a description.
     const NAME: &'static str;
-    /// When it renews, when it gives up, and where its source says so.
+    /// When it refreshes, how it handles failures, and the source files that say so.
     const RULE: &'static str;
-    /// Whether it reads the endpoint's answer itself, and not by code that somebody writes for it.
-    const READS: bool = true;
+    /// Whether its own code parses the endpoint's response. If not, its user writes that code.
+    const PARSES_RESPONSE: bool = true;
 
-    /// Makes one. Some fetch their first token here, others when it is asked for.
+    /// Builds it. Some fetch their first token here, others on the first call.
     fn start(endpoint: &Endpoint) -> impl Future<Output = Result<Self, Failure>> + Send;
 
-    /// Puts a token into a request's headers, as its own client or documentation does.
+    /// Inserts the token into a request's headers, as its own client or documentation does.
     fn authorize(&self, headers: &mut HeaderMap) -> impl Future<Output = Result<(), Failure>> + Send;
 
-    /// What is timed. Some can only be called through more than is theirs, which is then taken off.
+    /// The calls to time. Some managers can only be called through a larger pipeline, which is subtracted as the
+    /// floor.
     fn timed(self) -> Timed {
         let mut headers = HeaderMap::new();
         let calls = move |calls| {
@@ -61,26 +62,26 @@ pub trait Peer: Sized + Send + Sync + 'static {
     }
 }
 
-/// So many calls, one after another.
+/// Makes the given number of calls, one after another.
 pub type Calls = Box<dyn FnMut(u32)>;
 
-/// What is timed of a contestant.
+/// Calls of one contestant, ready to be timed.
 pub struct Timed {
     /// The calls.
     pub calls: Calls,
-    /// The same without the contestant, if the calls do more than it does.
+    /// The same calls without the contestant, if they include work that is not its own.
     pub floor: Option<Calls>,
 }
 
-/// What a future brings that has nothing to wait for.
+/// Output of a future that is ready at its first poll.
 fn poll_once<T>(future: impl Future<Output = T>) -> T {
     match pin!(future).poll(&mut Context::from_waker(Waker::noop())) {
         Poll::Ready(output) => output,
-        Poll::Pending => panic!("a cached token needs no waiting"),
+        Poll::Pending => panic!("the future is not ready at its first poll"),
     }
 }
 
-/// The same for each contestant, in the order of the tables.
+/// Calls a generic function once per contestant, in the order of the tables.
 macro_rules! for_each_peer {
     ($function:ident($($argument:expr),*)) => {{
         use $crate::peers::{Aliri, Azure, ByHand, Gears, Google, Huskarl, Middle, Ours};

@@ -1,7 +1,7 @@
-//! What does a token cost that is there already?
+//! Table 1: the cost of a cached token per call.
 //!
-//! Everything takes turns within a round, in another order each time, so that a busy machine slows all. Ratios are
-//! taken within rounds; what is shown is the median over the rounds.
+//! All contestants take turns within a round, in a different order each time, so a busy machine slows all of them.
+//! Ratios are taken within a round. The table shows the median over the rounds.
 
 use std::{
     hint::black_box,
@@ -13,22 +13,22 @@ use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use tokio::runtime::Runtime;
 
 use crate::{
-    endpoint::{Endpoint, Manners},
+    endpoint::{Behaviour, Endpoint},
     peers::{Calls, Failure, Peer, Timed, for_each_peer},
     report,
 };
 
-// The notes name both.
+// The notes below the table state both.
 const ROUNDS: usize = 301;
 const CALLS: u32 = 4_000;
-/// Long enough for everybody to have it cached: `azure_core` does not cache a life of 5 min or less.
-const LIFE: Duration = Duration::from_hours(1);
+/// Long enough for every contestant to cache the token: `azure_core` does not cache one of 5 min or less.
+const LIFETIME: Duration = Duration::from_hours(1);
 
-/// Where the rows are that others are compared with.
+/// Rows that the others are compared with.
 const CONSTANT: usize = 0;
 const OURS: usize = 2;
 
-/// A row: something that puts a token into headers.
+/// Row of the table: code that inserts a token into headers.
 pub struct Contestant {
     name: String,
     timed: Result<Timed, Failure>,
@@ -40,7 +40,7 @@ impl Contestant {
     pub fn all(runtime: &Runtime) -> Vec<Self> {
         let mut all = vec![
             Self::floor("constant header", constant_header()),
-            Self::floor("std `RwLock`: read, look at two clocks, clone", read_lock()),
+            Self::floor("std `RwLock`: lock, two clock reads, clone", read_lock()),
         ];
         all.extend(for_each_peer!(warm(runtime)));
         all
@@ -53,7 +53,7 @@ impl Contestant {
         }
     }
 
-    /// A measurement of its calls, less the same of its floor. NaN if it could not be started.
+    /// Measurement of its calls minus that of its floor. NaN if it could not be started.
     pub fn net(&mut self, measure: impl Fn(&mut dyn FnMut(u32)) -> f64) -> f64 {
         let Ok(timed) = &mut self.timed else {
             return f64::NAN;
@@ -65,7 +65,7 @@ impl Contestant {
 
 fn warm<P: Peer>(runtime: &Runtime) -> Contestant {
     let timed = runtime.block_on(async {
-        let endpoint = Endpoint::start(Manners::good(LIFE)).await?;
+        let endpoint = Endpoint::start(Behaviour::healthy(LIFETIME)).await?;
         let peer = P::start(&endpoint).await?;
         peer.authorize(&mut HeaderMap::new()).await?;
         Ok(peer.timed())
@@ -86,17 +86,17 @@ fn constant_header() -> Calls {
     })
 }
 
-/// The least that a token with an expiry can cost which others replace meanwhile.
+/// Floor of a token with an expiry that another thread may replace: a read lock, two clock reads and a clone.
 fn read_lock() -> Calls {
-    let held = RwLock::new((header(), Instant::now(), SystemTime::now()));
+    let cached = RwLock::new((header(), Instant::now(), SystemTime::now()));
     let mut headers = HeaderMap::new();
     Box::new(move |calls| {
         for _ in 0..calls {
-            let held = held.read().expect("nobody panics");
-            let fresh = held.1.elapsed() < LIFE && held.2.elapsed().is_ok_and(|age| age < LIFE);
+            let guard = cached.read().expect("not poisoned");
+            let fresh = guard.1.elapsed() < LIFETIME && guard.2.elapsed().is_ok_and(|age| age < LIFETIME);
             assert!(fresh);
-            let value = held.0.clone();
-            drop(held);
+            let value = guard.0.clone();
+            drop(guard);
             headers.insert(AUTHORIZATION, value);
             black_box(&headers);
         }
@@ -106,12 +106,12 @@ fn read_lock() -> Calls {
 fn header() -> HeaderValue {
     let mut header = HeaderValue::from_str(&format!("Bearer {:028}", 0)).expect("visible ASCII");
     header.set_sensitive(true);
-    // A header's first clone allocates what the others share.
+    // The first clone allocates the buffer that all later clones share.
     let _ = header.clone();
     header
 }
 
-/// The medians of one row.
+/// Medians of one row.
 #[derive(Debug, Clone, Copy)]
 pub struct Price {
     nanoseconds: f64,
@@ -119,10 +119,10 @@ pub struct Price {
     over_ours: f64,
 }
 
-/// Times all of them, a row each.
-pub fn times(contestants: &mut [Contestant]) -> Vec<Price> {
+/// Times all contestants, and returns one row for each.
+pub fn measure_all(contestants: &mut [Contestant]) -> Vec<Price> {
     let rounds: Vec<Vec<f64>> = (0..=ROUNDS).map(|round| one_round(contestants, round)).collect();
-    // The first was for warming up.
+    // The first round is the warm-up.
     let rounds = &rounds[1..];
     let over = |row: usize, base: usize| median(rounds.iter().map(|round| round[row] / round[base]));
     (0..contestants.len())
@@ -134,7 +134,9 @@ pub fn times(contestants: &mut [Contestant]) -> Vec<Price> {
         .collect()
 }
 
-/// Nanoseconds per call of each. Another one begins each time, and every other round goes backwards.
+/// Nanoseconds per call of each contestant.
+///
+/// Each round starts with the next contestant, and every other round runs in reverse.
 fn one_round(contestants: &mut [Contestant], round: usize) -> Vec<f64> {
     let count = contestants.len();
     let mut times = vec![0.0; count];
@@ -162,13 +164,13 @@ fn median(values: impl Iterator<Item = f64>) -> f64 {
     values[values.len() / 2]
 }
 
-/// Table 1.
+/// Prints table 1.
 ///
 /// # Panics
 /// If there are fewer prices or counts than contestants.
 pub fn table(contestants: &[Contestant], prices: &[Price], allocations: &[f64]) {
-    println!("## 1. The price of a cached token, for one call\n");
-    println!("| | ns | over the constant header | over ours | allocations |");
+    println!("## 1. Cost of a cached token, per call\n");
+    println!("| | ns | × constant header | × `osdatahub-auth` | allocations |");
     println!("|---|--:|--:|--:|--:|");
     for (row, contestant) in contestants.iter().enumerate() {
         let name = &contestant.name;
@@ -185,16 +187,17 @@ pub fn table(contestants: &[Contestant], prices: &[Price], allocations: &[f64]) 
                     allocations[row]
                 );
             }
-            Err(why) => println!("| {name} | could not be driven: {why} | | | |"),
+            Err(why) => println!("| {name} | could not be started: {why} | | | |"),
         }
     }
     print!("{NOTES}");
 }
 
 const NOTES: &str = "
-¹ Over its own floor: its pipeline with a constant header and the same stub for a transport, timed in the same round.
+¹ Minus its own floor: its pipeline with a constant header and the same stub transport, timed in the same round.
 
-Measured: medians of 301 rounds of 4,000 calls each, all in turn, on one thread. A call makes an `Authorization` header
-and puts it into a request's headers. The token lives for an hour here. Allocations are counted in a second process.
+The figures are medians of 301 rounds of 4,000 calls each. All contestants take turns on one thread. A call builds an
+`Authorization` header and inserts it into a request's headers. The token's lifetime is one hour. A second process
+counts the allocations.
 
 ";

@@ -1,4 +1,4 @@
-//! What stands above the tables: when, on what, and which versions.
+//! Heading of the report: date, machine, and the versions under test.
 
 use std::{fs, thread, time::SystemTime};
 
@@ -6,7 +6,7 @@ use crate::peers::{Failure, Peer};
 
 const LOCK: &str = include_str!("../Cargo.lock");
 
-/// A contestant's name and the version that was built, if it is a crate.
+/// Name of a contestant, with the version from the lock file if it is a crate.
 #[must_use]
 pub fn name<P: Peer>() -> String {
     version(P::NAME).map_or_else(|| P::NAME.to_owned(), |version| format!("`{}` {version}", P::NAME))
@@ -17,11 +17,11 @@ fn version(name: &str) -> Option<&'static str> {
     package.split('"').next()
 }
 
-/// The first lines.
+/// Prints the heading: date, number of cores and processor.
 ///
 /// # Errors
-/// If the number of cores cannot be had.
-pub fn introduction() -> Result<(), Failure> {
+/// If the number of cores is not available.
+pub fn print_heading() -> Result<(), Failure> {
     let date = httpdate::fmt_http_date(SystemTime::now());
     let cores = thread::available_parallelism()?;
     println!("# Results\n\n{date}; {cores} cores, {}.\n", processor());

@@ -1,19 +1,19 @@
-// Tiles that failed: asked for again, at once when something has changed for the better, or else ever less often. MapLibre
-// itself does not come back to them.
+// Retry of failed tiles, with exponential backoff and jitter. MapLibre itself does not retry them. A new token or a
+// network that is back triggers a retry at once.
 //
 // All times are in milliseconds.
 
-// The first wait, doubled after each more.
-const FIRST_WAIT = 2_000;
-const LONGEST_WAIT = 60_000;
-// Tiles mostly fail together, and are asked for together.
-const TOGETHER = 100;
+// The first backoff, doubled after each retry up to the maximum.
+const FIRST_BACKOFF = 2_000;
+const MAX_BACKOFF = 60_000;
+// Delay that collects tiles which failed at about the same time into one retry.
+const BATCH_DELAY = 100;
 
 export class FailedTiles extends EventTarget {
     #map;
     #source;
-    #tiles = new Map(); // Those in view, each with whether it is being asked for again.
-    #wait = FIRST_WAIT;
+    #tiles = new Map(); // Failed tiles in view, each with whether its retry is under way.
+    #backoff = FIRST_BACKOFF;
     #timer;
     #inTrouble = false;
 
@@ -24,15 +24,15 @@ export class FailedTiles extends EventTarget {
         map.on("data", ({ tile, sourceId }) => {
             if (tile && sourceId === source) {
                 this.#tiles.delete(tile);
-                this.#look();
+                this.#update();
             }
         });
-        map.on("dataabort", ({ tile }) => this.#tiles.delete(tile)); // Out of view.
-        map.on("idle", () => this.#look());
+        map.on("dataabort", ({ tile }) => this.#tiles.delete(tile)); // The tile has left the view.
+        map.on("idle", () => this.#update());
         window.addEventListener("online", () => this.retrySoon());
     }
 
-    // Whether there is cause to tell the reader: a tile failed again. It lasts until none in view fails.
+    // Whether the page should tell the user. True from the first failed retry until no failed tile is in view.
     get inTrouble() {
         return this.#inTrouble;
     }
@@ -40,42 +40,42 @@ export class FailedTiles extends EventTarget {
     add(tile) {
         this.#inTrouble ||= this.#tiles.get(tile) === true;
         this.#tiles.set(tile, false);
-        // Jitter, so that pages that failed together do not come back together.
-        this.#timer ??= setTimeout(() => this.#retry(), this.#wait * (0.5 + Math.random() / 2));
+        // Jitter, so that pages that failed at the same time do not retry at the same time.
+        this.#timer ??= setTimeout(() => this.#retry(), this.#backoff * (0.5 + Math.random() / 2));
         this.dispatchEvent(new Event("change"));
     }
 
-    // There is reason to hope.
+    // Retries almost at once, because the cause of the failures may be gone.
     retrySoon() {
         if (this.#tiles.size > 0) {
             clearTimeout(this.#timer);
-            this.#wait = FIRST_WAIT;
-            this.#timer = setTimeout(() => this.#retry(), TOGETHER);
+            this.#backoff = FIRST_BACKOFF;
+            this.#timer = setTimeout(() => this.#retry(), BATCH_DELAY);
         }
     }
 
     #retry() {
         this.#timer = undefined;
-        this.#wait = Math.min(2 * this.#wait, LONGEST_WAIT);
+        this.#backoff = Math.min(2 * this.#backoff, MAX_BACKOFF);
         const tiles = [...this.#tiles.keys()].filter((tile) => !this.#tiles.get(tile));
-        // Those alone: another would be lost if it failed this time.
+        // Only the failed tiles: a good tile would be lost if its refresh failed.
         this.#map.refreshTiles(this.#source, tiles.map(({ tileID }) => tileID.canonical));
         for (const tile of tiles) {
-            tile.state = "loading"; // MapLibre draws what it refreshes, but here there is nothing to draw yet.
+            tile.state = "loading"; // MapLibre draws a tile that it refreshes, but a failed one has no image.
             this.#tiles.set(tile, true);
         }
     }
 
-    #look() {
-        for (const [tile, again] of this.#tiles) {
-            if (again && tile.state === "errored") {
-                this.#tiles.delete(tile); // A 404: there is no such tile, and MapLibre does not mention it.
+    #update() {
+        for (const [tile, retrying] of this.#tiles) {
+            if (retrying && tile.state === "errored") {
+                this.#tiles.delete(tile); // A 404: the tile does not exist, and MapLibre emits no event for it.
             }
         }
         if (this.#tiles.size === 0) {
             clearTimeout(this.#timer);
             this.#timer = undefined;
-            this.#wait = FIRST_WAIT;
+            this.#backoff = FIRST_BACKOFF;
             this.#inTrouble = false;
         }
         this.dispatchEvent(new Event("change"));

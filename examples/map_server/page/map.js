@@ -1,11 +1,11 @@
-// The map, and a banner for when it cannot be refreshed.
+// Map of the page, and a banner that is shown while the map cannot be refreshed.
 
 import { Map as MapView, NavigationControl, AttributionControl } from "/maplibre/maplibre-gl.mjs";
 import { FailedTiles } from "/failed.js";
 import { Tokens } from "/token.js";
 
 const SOURCE = "os";
-// Britain.
+// Great Britain.
 const BOUNDS = [[-10.8, 49.3], [3.5, 61.4]];
 
 const container = document.getElementById("map");
@@ -13,29 +13,29 @@ const banner = document.getElementById("banner");
 const { tiles, overlay } = container.dataset;
 const tokens = new Tokens("/token");
 
-// The token goes to the one origin that is meant to see it, compared as parsed: no other source of tiles must get it.
+// The token is sent to the origin of the API only. Origins are compared as parsed, so that no other server gets it.
 const api = new URL(tiles).origin;
 const isForApi = (url) => new URL(url, location.href).origin === api;
 
-let failed; // Before there is a map, no tile fails.
+let failed; // Undefined until there is a map.
 
-function tell() {
+function updateBanner() {
     const inTrouble = tokens.inTrouble || Boolean(failed?.inTrouble);
-    // Set only when it changes, as it is read out.
+    // Set only on a change, because screen readers read each update aloud.
     if (banner.hidden === inTrouble) {
         banner.textContent = inTrouble
-            ? "The map cannot be refreshed at the moment. It will go on by itself as soon as it can."
+            ? "The map cannot be refreshed at the moment. It will resume as soon as it can."
             : "";
         banner.hidden = !inTrouble;
     }
 }
 
-tokens.addEventListener("change", tell);
+tokens.addEventListener("change", updateBanner);
 
-// Without a token there is nothing to show.
+// Without a token the map has no tiles to show.
 await tokens.usable();
 
-// Which token each tile was asked for with, in case that it is refused.
+// Token of each tile request by URL, to know which token a 401 refuses.
 const sentWith = new Map();
 
 const map = new MapView({
@@ -54,7 +54,7 @@ const map = new MapView({
         },
         layers: [{ id: SOURCE, type: "raster", source: SOURCE }],
     },
-    // A tile for which there is no token yet waits for one.
+    // Without a usable token, the tile request waits.
     transformRequest: async (url) => {
         if (!isForApi(url)) {
             return { url };
@@ -75,11 +75,11 @@ if (overlay) {
 }
 
 failed = new FailedTiles(map, SOURCE);
-failed.addEventListener("change", tell);
+failed.addEventListener("change", updateBanner);
 
 map.on("error", ({ error, tile, sourceId }) => {
     if (!tile || sourceId !== SOURCE) {
-        console.error(error); // As MapLibre does if nobody listens.
+        console.error(error); // MapLibre does this itself only if no listener is registered.
         return;
     }
     failed.add(tile);
@@ -99,8 +99,10 @@ tokens.addEventListener("renewed", () => {
     failed.retrySoon();
 });
 
-// As OS asks for on its map: the copyright with the year, the terms, and where to report what is wrong. Its logo, which its
-// guide to branding wants as well, is OS's to give: see https://docs.os.uk/os-apis/core-concepts/os-api-branding.
+// Attribution that OS requires on its maps: the copyright with the year, the terms, and a link to report errors.
+//
+// OS's branding guide also asks for its logo. The logo is not included here, because only OS can provide it. See
+// https://docs.os.uk/os-apis/core-concepts/os-api-branding.
 function attribution() {
     const link = (href, text) => `<a href="${href}" target="_blank" rel="noopener">${text}</a>`;
     return [

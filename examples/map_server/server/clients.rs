@@ -1,4 +1,4 @@
-//! How many tokens a client may ask for.
+//! Rate limit per client for the token route.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -11,21 +11,21 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
-/// Above this many clients, those that have been quiet for a minute are forgotten.
-const CLIENTS_KEPT: usize = 10_000;
+/// Above this many clients, entries are evicted that have been idle for a minute.
+const EVICT_ABOVE: usize = 10_000;
 
-/// Each client's share.
-pub(crate) struct Clients(DefaultKeyedRateLimiter<IpAddr>);
+/// Rate limiter with one quota per client.
+pub(crate) struct ClientLimiter(DefaultKeyedRateLimiter<IpAddr>);
 
-impl Clients {
+impl ClientLimiter {
     pub(crate) fn new(per_minute: u32) -> Self {
         let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
         Self(RateLimiter::keyed(Quota::per_minute(per_minute)))
     }
 
-    /// Or else how long to wait.
+    /// Counts a request of this client. Over the quota, the error is how long to wait.
     pub(crate) fn admit(&self, client: IpAddr) -> Result<(), Duration> {
-        if self.0.len() > CLIENTS_KEPT {
+        if self.0.len() > EVICT_ABOVE {
             self.0.retain_recent();
         }
         let admitted = self.0.check_key(&network(client));
@@ -33,8 +33,9 @@ impl Clients {
     }
 }
 
-/// An IPv6 client has 2⁶⁴ addresses to choose from; an IPv4 client has one, though a socket for both calls it
-/// `::ffff:192.0.2.1`.
+/// Key of a client: its IPv4 address, or its IPv6 network of 64 bits.
+///
+/// An IPv6 client can choose among 2⁶⁴ addresses. A dual-stack socket reports an IPv4 client as `::ffff:192.0.2.1`.
 fn network(client: IpAddr) -> IpAddr {
     match client.to_canonical() {
         IpAddr::V6(address) => Ipv6Addr::from_bits(address.to_bits() & (u128::MAX << 64)).into(),
@@ -48,8 +49,8 @@ mod tests {
 
     #[test]
     fn each_ipv4_address_has_its_own_share_and_ipv6_addresses_share_by_network() {
-        let clients = Clients::new(1);
-        let admits = |client: &str| clients.admit(client.parse().unwrap()).is_ok();
+        let limiter = ClientLimiter::new(1);
+        let admits = |client: &str| limiter.admit(client.parse().unwrap()).is_ok();
         assert!(admits("::ffff:192.0.2.1"));
         assert!(admits("::ffff:192.0.2.2"), "another client");
         assert!(!admits("192.0.2.1"), "the same one as the first");

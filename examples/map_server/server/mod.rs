@@ -1,4 +1,4 @@
-//! The server: the page, its files, and the token. One module for the example and for the tests of the map page.
+//! Server of the map page: the page, its files, and the token route. The example and the tests share this module.
 
 mod clients;
 mod origin;
@@ -18,7 +18,7 @@ use axum::{
     response::{Html, IntoResponse, Response},
     routing::get,
 };
-use clients::Clients;
+use clients::ClientLimiter;
 use osdatahub_auth::{BearerAuth, FakeDataHub, HandOut, TokenEndpoint, TokenManager};
 use reqwest::Url;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
@@ -27,27 +27,28 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// A page that gets a token with this much left of OS's 299 s comes again after a minute and a half at the earliest.
-const AT_LEAST: Duration = Duration::from_secs(120);
+/// Minimum remaining lifetime of a token for a page. A page renews 30 s before expiry, so it does not ask again for
+/// 90 s.
+const MIN_REMAINING: Duration = Duration::from_secs(120);
 
-/// What a page may ask in a minute: far more than it does, and enough for a dozen of them behind one address.
+/// Quota of a client: far more than a page needs, and enough for a dozen pages behind one address.
 const TOKENS_PER_MINUTE: u32 = 30;
 
-/// However many pages say that the API refused their token, the server looks no more often than this.
-const LOOK_AGAIN_AFTER: Duration = Duration::from_secs(2);
+/// Minimum time between probes of the API, however many pages say that it refused their token.
+const PROBE_INTERVAL: Duration = Duration::from_secs(2);
 
-/// A page waits for its token while the server looks.
-const LOOK_LIMIT: Duration = Duration::from_secs(5);
+/// Time limit of a probe, because a page waits for its token meanwhile.
+const PROBE_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// OS's raster tiles, in the projection that web maps use.
+/// Path template of OS's raster tiles, in the projection that web maps use.
 const TILES: &str = "/maps/raster/v1/zxy/Road_3857/{z}/{x}/{y}.png";
 
-/// A tile of the smallest scale: as little as can be asked of the API.
-const ONE_TILE: &str = "/maps/raster/v1/zxy/Road_3857/7/63/42.png";
+/// Tile for probes, at the smallest scale: one of the cheapest requests to the API.
+const PROBE_TILE: &str = "/maps/raster/v1/zxy/Road_3857/7/63/42.png";
 
 const PAGE: &str = include_str!("../page/index.html");
 
-/// The page's files: path, type, content. `maplibre/` is as it comes from npm.
+/// Files of the page: path, type, content. `maplibre/` is unchanged from npm.
 const FILES: [(&str, &str, &[u8]); 7] = [
     ("/page.css", "text/css", include_bytes!("../page/page.css")),
     ("/map.js", "text/javascript", include_bytes!("../page/map.js")),
@@ -70,33 +71,33 @@ const FILES: [(&str, &str, &[u8]); 7] = [
     ),
 ];
 
-/// What the server knows.
+/// State of the server.
 pub(crate) struct MapServer {
     tokens: TokenManager,
-    /// Sends the server's own requests, with `BearerAuth` in its chain.
+    /// Client for the server's own requests, with `BearerAuth` in its chain.
     os: ClientWithMiddleware,
-    /// Where the tiles are, and nothing else: the one origin that the page may send the token to.
+    /// Origin of the tiles, and the only one that the page may send the token to.
     api: String,
-    /// More tiles to show, from elsewhere and without a token: a URL with `{z}/{x}/{y}`, or nothing.
+    /// URL template of overlay tiles, with `{z}/{x}/{y}`; they get no token. Empty for no overlay.
     overlay: String,
-    clients: Clients,
-    looked: Mutex<Option<Instant>>,
+    limiter: ClientLimiter,
+    last_probe: Mutex<Option<Instant>>,
 }
 
 impl MapServer {
-    /// `os` is a client with these tokens' `BearerAuth`, and `api` the origin of OS's APIs.
+    /// Server for these tokens. `os` is a client with their `BearerAuth`, and `api` is the origin of OS's APIs.
     pub(crate) fn new(tokens: TokenManager, os: ClientWithMiddleware, api: &Url) -> Self {
         Self {
             tokens,
             os,
             api: api.origin().ascii_serialization(),
             overlay: String::new(),
-            clients: Clients::new(TOKENS_PER_MINUTE),
-            looked: Mutex::new(None),
+            limiter: ClientLimiter::new(TOKENS_PER_MINUTE),
+            last_probe: Mutex::new(None),
         }
     }
 
-    /// The same in front of a fake Data Hub.
+    /// Server for a fake Data Hub.
     pub(crate) fn of_fake(hub: &FakeDataHub) -> Result<Self, Box<dyn std::error::Error>> {
         let endpoint = TokenEndpoint::builder(hub.credentials())
             .token_url(hub.token_url())
@@ -108,13 +109,13 @@ impl MapServer {
         Ok(Self::new(tokens, os, &hub.origin()))
     }
 
-    /// Shows these tiles over the map. Their server does not get the token. Defaults to none.
+    /// Sets the URL template of tiles to show over the map. They are requested without the token. Defaults to none.
     pub(crate) fn with_overlay(mut self, tiles: &str) -> Self {
         tiles.clone_into(&mut self.overlay);
         self
     }
 
-    /// To be served with each connection's address, which the limit on tokens goes by.
+    /// Router of all routes. Serve it with connection info, because the rate limit uses the client's address.
     pub(crate) fn router(self) -> Router {
         let server = Arc::new(self);
         let mut router = Router::new().route("/", get(page)).route("/token", get(token));
@@ -122,44 +123,47 @@ impl MapServer {
             let file = ([(CONTENT_TYPE, kind), (CACHE_CONTROL, "no-cache")], content);
             router = router.route(path, get(move || async move { file }));
         }
-        let guard = middleware::map_response_with_state(Arc::clone(&server), guard);
-        router.layer(guard).with_state(server)
+        let headers = middleware::map_response_with_state(Arc::clone(&server), security_headers);
+        router.layer(headers).with_state(server)
     }
 
-    /// A page says that the API refused its token. A page's word is no proof, but a reason to look: `BearerAuth` gets
-    /// the same refusal, if it is one, and replaces the token.
-    async fn look_again(&self) {
-        let mut looked = self.looked.lock().await;
-        if looked.is_none_or(|looked| looked.elapsed() >= LOOK_AGAIN_AFTER) {
-            let look = self.os.get(format!("{}{ONE_TILE}", self.api)).send();
-            // Whatever comes of it, the next line of the caller hands out the token that there is.
-            let _ = timeout(LOOK_LIMIT, look).await;
-            *looked = Some(Instant::now());
+    /// Probes the API with one request, after a page said that the API refused its token.
+    ///
+    /// The server does not rely on what a page says. If the API refuses the probe too, `BearerAuth` replaces the
+    /// token.
+    async fn probe_api(&self) {
+        let mut last_probe = self.last_probe.lock().await;
+        if last_probe.is_none_or(|probed| probed.elapsed() >= PROBE_INTERVAL) {
+            let probe = self.os.get(format!("{}{PROBE_TILE}", self.api)).send();
+            // The result does not matter: the caller then hands out the current token, replaced or not.
+            let _ = timeout(PROBE_TIMEOUT, probe).await;
+            *last_probe = Some(Instant::now());
         }
     }
 }
 
-/// The token for the page. `?refused` says that the API refused the last one.
+/// Token route of the page. `?refused` says that the API refused the last token.
 async fn token(
     State(server): State<Arc<MapServer>>,
     ConnectInfo(client): ConnectInfo<SocketAddr>,
     headers: HeaderMap,
     uri: Uri,
 ) -> Response {
-    // Your own check belongs here: is there a session, and may its user see the map? What follows only keeps other
-    // sites' pages out, not people or programs.
+    // Add your own check here: is there a session, and may its user see the map? The check below only rejects pages
+    // of other sites. It does not stop people or programs.
     if !origin::is_own(&headers) {
         return (StatusCode::FORBIDDEN, HandOut::headers()).into_response();
     }
-    // Behind a proxy, all clients have its address: take theirs from the header that the proxy sets, and from no other.
-    if let Err(wait) = server.clients.admit(client.ip()) {
+    // Behind a proxy, every client has the proxy's address. Take the client's from the header that your proxy sets,
+    // and from no other header.
+    if let Err(wait) = server.limiter.admit(client.ip()) {
         let wait = [(RETRY_AFTER, HeaderValue::from(wait.as_secs() + 1))];
         return (StatusCode::TOO_MANY_REQUESTS, HandOut::headers(), wait).into_response();
     }
     if uri.query() == Some("refused") {
-        server.look_again().await;
+        server.probe_api().await;
     }
-    match server.tokens.hand_out(AT_LEAST).await {
+    match server.tokens.hand_out(MIN_REMAINING).await {
         Ok(hand_out) => (HandOut::headers(), Json(hand_out)).into_response(),
         Err(error) => HandOut::refusal(&error).into_response(),
     }
@@ -173,8 +177,10 @@ async fn page(State(server): State<Arc<MapServer>>) -> impl IntoResponse {
     ([(CACHE_CONTROL, "no-cache")], Html(page))
 }
 
-/// Nothing but the page's own files runs, and nothing goes anywhere but to this server and to where the tiles are.
-async fn guard(State(server): State<Arc<MapServer>>, mut response: Response) -> Response {
+/// Sets the security headers of every response.
+///
+/// Only the page's own files may run, and the page may connect only to this server and to the origins of the tiles.
+async fn security_headers(State(server): State<Arc<MapServer>>, mut response: Response) -> Response {
     let overlay = server
         .overlay
         .parse()

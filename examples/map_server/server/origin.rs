@@ -1,4 +1,4 @@
-//! Whether it is one of our own pages that asks.
+//! Same-origin check: whether a request comes from one of this server's own pages.
 
 use axum::http::{
     HeaderMap, HeaderValue, Uri,
@@ -6,20 +6,23 @@ use axum::http::{
     uri::Authority,
 };
 
-/// Browsers say where a request comes from, and no page can make them say otherwise: in `Sec-Fetch-Site`, which they
-/// send to https and to loopback only, so serve this over https. Without it nobody is admitted, as a page's GET to its
-/// own server has no `Origin` to go by instead; if there is one all the same, it must be ours too. Who lies, like curl
-/// if told to, is not kept out by this.
+/// Whether the browser says that the request comes from a page of this server.
+///
+/// Browsers say so in `Sec-Fetch-Site`, and no page can change it. They send it only over https and to loopback, so
+/// serve this over https. A request without it is rejected: a page's GET to its own server has no `Origin` to check
+/// instead. If there is an `Origin`, it must be this server's too.
+///
+/// This does not stop programs such as curl, which can send any header.
 pub(crate) fn is_own(headers: &HeaderMap) -> bool {
     let same_origin = headers.get("Sec-Fetch-Site").is_some_and(|site| site == "same-origin");
     same_origin
         && headers
             .get(ORIGIN)
-            .is_none_or(|origin| names_us(origin, headers).unwrap_or(false))
+            .is_none_or(|origin| is_this_host(origin, headers).unwrap_or(false))
 }
 
-/// `Origin` names the host that the request was sent to.
-fn names_us(origin: &HeaderValue, headers: &HeaderMap) -> Option<bool> {
+/// Whether `Origin` is the host that the request was sent to.
+fn is_this_host(origin: &HeaderValue, headers: &HeaderMap) -> Option<bool> {
     let origin: Uri = origin.to_str().ok()?.parse().ok()?;
     let host: Authority = headers.get(HOST)?.to_str().ok()?.parse().ok()?;
     Some(origin.scheme().is_some() && origin.authority() == Some(&host))

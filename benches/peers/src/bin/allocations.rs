@@ -1,7 +1,7 @@
-//! The other half of the price: the allocations of one call, one line for each contestant.
+//! Program that counts the allocations of one call, and prints one line per contestant.
 //!
-//! A program of its own, since the crate that counts puts itself in the allocator's place and makes each allocation
-//! dearer. It counts what the calling thread allocates, and no other.
+//! It is a separate program because the counting crate replaces the global allocator and makes every allocation
+//! slower. Only the calling thread's allocations are counted.
 
 use std::process::ExitCode;
 
@@ -25,9 +25,9 @@ fn main() -> ExitCode {
 }
 
 fn per_call(calls: &mut dyn FnMut(u32)) -> f64 {
-    // What is allocated once belongs to no call.
+    // Warm-up: allocations that happen only once are not counted.
     calls(CALLS);
-    let counted = allocation_counter::measure(|| calls(CALLS)).count_total;
-    let counted = u32::try_from(counted).expect("some thousands");
-    f64::from(counted) / f64::from(CALLS)
+    let count = allocation_counter::measure(|| calls(CALLS)).count_total;
+    let count = u32::try_from(count).expect("fewer than 2^32");
+    f64::from(count) / f64::from(CALLS)
 }

@@ -15,13 +15,13 @@ use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use super::{Failure, KEY, Peer, SECRET};
 use crate::endpoint::Endpoint;
 
-/// Its jitter has no default; without any it needs the fewest tokens.
+/// Watcher without jitter. Its jitter has no default, and without any it fetches the fewest tokens.
 pub struct Aliri(TokenWatcher);
 
 impl Peer for Aliri {
     const NAME: &'static str = "aliri_tokens";
-    const RULE: &'static str = "by a timer once 75 % of the life has passed (`tokens.rs`); failed attempts back off \
-                                from 0.1 to 15 s (`backoff.rs`); a reader never looks at the expiry (`watcher.rs`)";
+    const RULE: &'static str = "By a timer once 75 % of the lifetime has passed (`tokens.rs`). Failed attempts back \
+                                off from 0.1 to 15 s (`backoff.rs`). Readers never check the expiry (`watcher.rs`).";
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
         let credentials = ClientCredentials {

@@ -1,8 +1,7 @@
-//! `azure_core`: its `BearerTokenAuthorizationPolicy`, the one public way to its cache, before a transport that sends
-//! nothing.
+//! `azure_core`: its `BearerTokenAuthorizationPolicy`, the only public way to its cache, with a stub transport.
 //!
-//! Its credentials are a trait, which `azure_identity` implements for Microsoft's own endpoints only. Here it is
-//! implemented by one POST to ours.
+//! Its credential is a trait, which `azure_identity` implements for Microsoft's own endpoints only. The
+//! implementation here makes one POST to the endpoint under test.
 
 use std::{hint::black_box, sync::Arc};
 
@@ -23,7 +22,7 @@ use reqwest::Client;
 use super::{Calls, Failure, Peer, Timed, by_hand::fetch, poll_once};
 use crate::endpoint::Endpoint;
 
-/// The policy, and what it hands its requests on to.
+/// Policy, and the rest of its pipeline.
 pub struct Azure {
     policy: BearerTokenAuthorizationPolicy,
     next: [Arc<dyn Policy>; 1],
@@ -31,10 +30,10 @@ pub struct Azure {
 
 impl Peer for Azure {
     const NAME: &'static str = "azure_core";
-    const RULE: &'static str = "by a caller, who holds the lock meanwhile, once less than 5 min are left: for a life \
-                                of 299 s at every request; a failure is passed over while the token is valid \
-                                (`bearer_token_policy.rs`)";
-    const READS: bool = false;
+    const RULE: &'static str = "By a caller, which holds the lock meanwhile, once less than 5 min are left: with a \
+                                lifetime of 299 s on every request. A failure is ignored while the token is valid \
+                                (`bearer_token_policy.rs`).";
+    const PARSES_RESPONSE: bool = false;
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
         let credential = Credential {
@@ -55,31 +54,32 @@ impl Peer for Azure {
         Ok(())
     }
 
-    /// The pipeline is taken off: an answer, its headers and the futures are boxed for any policy whatever.
+    /// The pipeline is the floor: with any policy it boxes the response, its headers and the futures.
     fn timed(self) -> Timed {
         Timed {
-            calls: through(Arc::new(self.policy), self.next.clone()),
-            floor: Some(through(Arc::new(ConstantHeader), self.next)),
+            calls: calls_through(Arc::new(self.policy), self.next.clone()),
+            floor: Some(calls_through(Arc::new(ConstantHeader), self.next)),
         }
     }
 }
 
-fn through(policy: Arc<dyn Policy>, next: [Arc<dyn Policy>; 1]) -> Calls {
+fn calls_through(policy: Arc<dyn Policy>, next: [Arc<dyn Policy>; 1]) -> Calls {
     let (context, mut request) = (Context::default(), request());
     Box::new(move |calls| {
         for _ in 0..calls {
-            let answer = poll_once(policy.send(&context, &mut request, &next)).expect("the stub's answer");
-            black_box((answer, &request));
+            let response = poll_once(policy.send(&context, &mut request, &next)).expect("the stub's response");
+            black_box((response, &request));
         }
     })
 }
 
-/// It refuses anything but https.
+/// Request over https, because the policy rejects any other scheme.
 fn request() -> Request {
     let url = Url::parse("https://api.os.uk/search/names/v1/find").expect("a URL");
     Request::new(url, Method::Get)
 }
 
+/// Credential that makes one POST and never retries.
 #[derive(Debug)]
 struct Credential {
     client: Client,
@@ -93,15 +93,16 @@ impl TokenCredential for Credential {
         _scopes: &[&str],
         _options: Option<TokenRequestOptions<'_>>,
     ) -> azure_core::Result<AccessToken> {
-        let (token, life) = fetch(&self.client, &self.url)
+        let (token, lifetime) = fetch(&self.client, &self.url)
             .await
             .map_err(|error| azure_core::Error::new(ErrorKind::Credential, error))?;
-        let life = Duration::try_from(life).map_err(|error| azure_core::Error::new(ErrorKind::Credential, error))?;
-        Ok(AccessToken::new(token, OffsetDateTime::now_utc() + life))
+        let lifetime =
+            Duration::try_from(lifetime).map_err(|error| azure_core::Error::new(ErrorKind::Credential, error))?;
+        Ok(AccessToken::new(token, OffsetDateTime::now_utc() + lifetime))
     }
 }
 
-/// Stands where the transport would be.
+/// Transport that responds at once.
 #[derive(Debug)]
 struct Stub;
 
@@ -113,7 +114,7 @@ impl Policy for Stub {
     }
 }
 
-/// The floor of the pipeline.
+/// Policy that sets a fixed header: the floor of the pipeline.
 #[derive(Debug)]
 struct ConstantHeader;
 

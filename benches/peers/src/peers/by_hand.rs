@@ -1,4 +1,5 @@
-//! What people write by hand: a token behind tokio's `Mutex`, held over the fetch, and a header made for each request.
+//! Token cache written by hand: a token behind tokio's `Mutex`, locked during the fetch, and a new header per
+//! request.
 
 use std::time::{Duration, Instant};
 
@@ -9,41 +10,41 @@ use tokio::sync::Mutex;
 use super::{Failure, KEY, Peer, SECRET};
 use crate::endpoint::Endpoint;
 
-/// A usual margin.
-const RENEWED_BEFORE: Duration = Duration::from_secs(30);
+/// Remaining lifetime at which a new token is fetched: a common choice.
+const REFRESH_MARGIN: Duration = Duration::from_secs(30);
 
-/// The usual.
+/// Cache as many services write it: one lock around the token and its fetch.
 pub struct ByHand {
     url: String,
     client: Client,
-    held: Mutex<Option<(String, Instant)>>,
+    cached: Mutex<Option<(String, Instant)>>,
 }
 
 impl ByHand {
     async fn token(&self) -> Result<String, Failure> {
-        let mut held = self.held.lock().await;
-        if let Some((token, renew_at)) = &*held
-            && Instant::now() < *renew_at
+        let mut cached = self.cached.lock().await;
+        if let Some((token, refresh_at)) = &*cached
+            && Instant::now() < *refresh_at
         {
             return Ok(token.clone());
         }
-        let (token, life) = fetch(&self.client, &self.url).await?;
-        *held = Some((token.clone(), Instant::now() + life.saturating_sub(RENEWED_BEFORE)));
+        let (token, lifetime) = fetch(&self.client, &self.url).await?;
+        *cached = Some((token.clone(), Instant::now() + lifetime.saturating_sub(REFRESH_MARGIN)));
         Ok(token)
     }
 }
 
 impl Peer for ByHand {
     const NAME: &'static str = "by hand, `tokio::sync::Mutex`";
-    const RULE: &'static str = "by the next caller once less than 30 s are left, who holds the lock meanwhile; a \
-                                failure is that caller's error (`src/peers/by_hand.rs`, here)";
-    const READS: bool = false;
+    const RULE: &'static str = "By the next caller once less than 30 s are left. It holds the lock meanwhile, and a \
+                                failure is its error (`src/peers/by_hand.rs`, here).";
+    const PARSES_RESPONSE: bool = false;
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
         Ok(Self {
             url: endpoint.url(),
             client: Client::new(),
-            held: Mutex::default(),
+            cached: Mutex::default(),
         })
     }
 
@@ -54,9 +55,9 @@ impl Peer for ByHand {
     }
 }
 
-/// One POST, no second attempt: a token and its life.
+/// Fetches a token and its lifetime with one POST, without a retry.
 pub(super) async fn fetch(client: &Client, url: &str) -> Result<(String, Duration), Failure> {
-    let answer = client
+    let response = client
         .post(url)
         .basic_auth(KEY, Some(SECRET))
         .header("content-type", "application/x-www-form-urlencoded")
@@ -64,8 +65,8 @@ pub(super) async fn fetch(client: &Client, url: &str) -> Result<(String, Duratio
         .send()
         .await?
         .error_for_status()?;
-    let answer: serde_json::Value = serde_json::from_slice(&answer.bytes().await?)?;
-    let token = answer["access_token"].as_str().ok_or("no access_token")?;
-    let life = answer["expires_in"].as_u64().ok_or("no expires_in")?;
-    Ok((token.to_owned(), Duration::from_secs(life)))
+    let body: serde_json::Value = serde_json::from_slice(&response.bytes().await?)?;
+    let token = body["access_token"].as_str().ok_or("no access_token")?;
+    let lifetime = body["expires_in"].as_u64().ok_or("no expires_in")?;
+    Ok((token.to_owned(), Duration::from_secs(lifetime)))
 }

@@ -1,4 +1,4 @@
-//! `cf-gears-toolkit-auth`: its `TokenProvider`, and the header as its own layer makes it.
+//! `cf-gears-toolkit-auth`: its `TokenProvider`, with the header built as in its own layer.
 
 use http::{HeaderMap, HeaderValue, header::AUTHORIZATION};
 use toolkit_auth::{OAuthClientConfig, SecretString, TokenProvider};
@@ -6,16 +6,16 @@ use toolkit_auth::{OAuthClientConfig, SecretString, TokenProvider};
 use super::{Failure, KEY, Peer, SECRET};
 use crate::endpoint::Endpoint;
 
-/// Plain http needs no leave: that is its default.
+/// Provider with its default settings, which allow plain http.
 pub struct Gears(TokenProvider);
 
 impl Peer for Gears {
     const NAME: &'static str = "cf-gears-toolkit-auth";
-    const RULE: &'static str = "in the background, by a timer, at a random moment in the first half of a life of \
-                                299 s: at half of it, since the default of 30 min before the end is more than there is \
-                                (`source.rs`), less a jitter of up to 5 min or all of that; failed attempts back off \
-                                from 10 s to 5 min, once it has expired from 1 to 30 s, and callers then wait for the \
-                                next (`token_watcher.rs`)";
+    const RULE: &'static str = "In the background, by a timer, at a random moment in the first half of the lifetime. \
+                                The default of 30 min before expiry exceeds 299 s, so half of the lifetime is used \
+                                instead (`source.rs`). It is brought forward by a jitter of up to 5 min, at most by \
+                                that half. Failed attempts back off from 10 s to 5 min. After expiry they back off \
+                                from 1 to 30 s, and callers wait for the next attempt (`token_watcher.rs`).";
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
         Ok(Self(TokenProvider::new(OAuthClientConfig {

@@ -1,5 +1,6 @@
-//! `google-cloud-auth`: its user-account credentials, which are the ones that let their token endpoint be chosen. All
-//! its credentials share one token cache.
+//! `google-cloud-auth`: its user-account credentials, because only these let you set the token endpoint.
+//!
+//! All its credential types use the same token cache.
 
 use google_cloud_auth::credentials::{CacheableResource, Credentials, user_account};
 use http::{Extensions, HeaderMap};
@@ -8,14 +9,14 @@ use serde_json::json;
 use super::{Failure, KEY, Peer, SECRET};
 use crate::endpoint::Endpoint;
 
-/// Asked without an entity tag, as Google's own clients ask.
+/// Credentials, asked without an entity tag, as Google's own clients do.
 pub struct Google(Credentials);
 
 impl Peer for Google {
     const NAME: &'static str = "google-cloud-auth";
-    const RULE: &'static str = "in the background, by a timer, 4 min before the end, so at 59 s of 299; after a \
-                                failure again in 10 s; a caller who finds an expired token waits for what that brings, \
-                                and an error is given to everybody until the next (`token_cache.rs`)";
+    const RULE: &'static str = "In the background, by a timer 4 min before expiry, so at 59 s of 299 s. After a \
+                                failure it tries again in 10 s. A caller that finds an expired token waits for the \
+                                attempt. Every caller gets its error until the next attempt (`token_cache.rs`).";
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
         let user = json!({
@@ -33,7 +34,7 @@ impl Peer for Google {
     async fn authorize(&self, headers: &mut HeaderMap) -> Result<(), Failure> {
         match self.0.headers(Extensions::new()).await? {
             CacheableResource::New { data, .. } => headers.extend(data),
-            CacheableResource::NotModified => return Err("not modified, though no tag was given".into()),
+            CacheableResource::NotModified => return Err("not modified, although the request had no entity tag".into()),
         }
         Ok(())
     }

@@ -17,7 +17,7 @@ use huskarl_reqwest::ReqwestClient;
 use super::{Failure, KEY, Peer, SECRET};
 use crate::endpoint::Endpoint;
 
-/// The chain of its guide.
+/// Authorizer, cache and grant, combined as in its guide.
 pub struct Huskarl {
     authorizer: HttpAuthorizer,
     uri: Uri,
@@ -25,12 +25,12 @@ pub struct Huskarl {
 
 impl Peer for Huskarl {
     const NAME: &'static str = "huskarl";
-    const RULE: &'static str = "by one elected caller, who waits, once less than 30 s and a jitter of up to a tenth of \
-                                the life are left; with less than 30 s left every caller waits, one after another \
-                                (`cache/in_memory.rs`)";
+    const RULE: &'static str = "By one elected caller, which waits, once less than 30 s plus a jitter of up to a \
+                                tenth of the lifetime is left. With less than 30 s left every caller waits, one \
+                                after another (`cache/in_memory.rs`).";
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
-        // As in its example.
+        // The settings of its example.
         let http_client = reqwest::Client::builder()
             .redirect(reqwest::redirect::Policy::none())
             .timeout(Duration::from_secs(30))

@@ -8,14 +8,14 @@ use middle::{Authorizer, BasicClientCredentialAuthorizer};
 use super::{Failure, KEY, Peer, SECRET};
 use crate::endpoint::Endpoint;
 
-/// Its header, put in as its own client does.
+/// Authorizer, with the header inserted as in its own client.
 pub struct Middle(BasicClientCredentialAuthorizer);
 
 impl Peer for Middle {
     const NAME: &'static str = "middle";
-    const RULE: &'static str = "by a timer 30 s before the end, with 3 quick retries; after a failure at half of what \
-                                is left, at most every second, and every 30 s once it has expired \
-                                (`client_credentials.rs`)";
+    const RULE: &'static str = "By a timer 30 s before expiry, with 3 quick retries. After that it tries again at \
+                                half of the remaining lifetime, at most once a second. After expiry it tries every \
+                                30 s (`client_credentials.rs`).";
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
         let url = url::Url::parse(&endpoint.url())?;

@@ -1,4 +1,4 @@
-//! `osdatahub-auth`, without its middleware, as the peers are without theirs.
+//! `osdatahub-auth`: its `TokenManager`, without the middleware, as the other crates are measured without theirs.
 
 use http::{HeaderMap, header::AUTHORIZATION};
 use osdatahub_auth::{ProjectCredentials, TokenEndpoint, TokenManager};
@@ -6,14 +6,14 @@ use osdatahub_auth::{ProjectCredentials, TokenEndpoint, TokenManager};
 use super::{Failure, KEY, Peer, SECRET};
 use crate::endpoint::Endpoint;
 
-/// A manager that nobody keeps warm: it renews because it is asked.
+/// Manager without `keep_warm`, so only calls trigger a refresh.
 pub struct Ours(TokenManager);
 
 impl Peer for Ours {
     const NAME: &'static str = "osdatahub-auth";
-    const RULE: &'static str = "in the background once 75–85 % of the life has passed; handed out until 10 s before \
-                                the end; failed attempts back off from 1 s to a twentieth of the life \
-                                (`src/schedule.rs`)";
+    const RULE: &'static str = "In the background once 75–85 % of the lifetime has passed. The token is served until \
+                                10 s before expiry. Failed attempts back off from 1 s to a twentieth of the lifetime \
+                                (`src/schedule.rs`).";
 
     async fn start(endpoint: &Endpoint) -> Result<Self, Failure> {
         let source = TokenEndpoint::builder(ProjectCredentials::new(KEY, SECRET)?)
