@@ -325,6 +325,9 @@ mod tests {
     #[tokio::test(start_paused = true)]
     async fn what_no_manager_would_hand_out_is_not_adopted() {
         // The expiry margin of 299 s is 9.97 s.
+        assert!(adopt(&entry("t"), expiry_margin(LIFE), Moment::now(), None).is_none());
+        let above = expiry_margin(LIFE) + Duration::from_nanos(1);
+        assert!(adopt(&entry("t"), above, Moment::now(), None).is_some());
         assert!(adopt(&entry("t"), SECOND * 10, Moment::now(), None).is_some());
         for left in [Duration::from_millis(9_900), SECOND, Duration::ZERO] {
             assert!(adopt(&entry("t"), left, Moment::now(), None).is_none());

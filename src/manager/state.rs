@@ -409,4 +409,6 @@ impl Failures {
 }
 
 #[cfg(test)]
+mod boundaries;
+#[cfg(test)]
 mod interleavings;

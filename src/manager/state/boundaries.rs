@@ -1,0 +1,115 @@
+//! The exact moments at which a decision changes. Only here can `now` hit them to the nanosecond.
+
+use super::*;
+
+const LIFETIME: Duration = Duration::from_secs(299);
+const SECOND: Duration = Duration::from_secs(1);
+const NANOSECOND: Duration = Duration::from_nanos(1);
+
+fn state() -> State {
+    State::new(0.5..=0.5)
+}
+
+fn token(name: &str, start: Moment) -> AccessToken {
+    AccessToken::aged_at(start, name, Duration::ZERO, LIFETIME).unwrap()
+}
+
+/// Joins at `now` with a deadline that is far away, and returns the attempt and whether the caller leads it.
+fn joined(state: &mut State, now: Moment) -> (Attempt, bool) {
+    match state.join(now, Need::Usable, now.monotonic + SECOND * 60).unwrap() {
+        Join::Leader(attempt) => (attempt, true),
+        Join::Follower(attempt) => (attempt, false),
+        Join::Ready(token) => panic!("{token:?} is ready"),
+    }
+}
+
+/// Fetches this token from start to end at `now`.
+fn refresh(state: &mut State, now: Moment, token: AccessToken) {
+    let (attempt, leads) = joined(state, now);
+    assert!(leads && state.begin(attempt.id, now));
+    assert!(matches!(
+        state.settle(attempt.id, now, Ok(token), 0.0),
+        Some(Outcome::Refreshed { .. })
+    ));
+}
+
+#[test]
+fn a_caller_waits_for_an_attempt_that_starts_at_its_deadline_and_for_none_that_starts_later() {
+    let (mut state, now) = (state(), Moment::now());
+    let (attempt, _) = joined(&mut state, now);
+    assert!(state.begin(attempt.id, now));
+    let failure = Err(Error::new(ErrorKind::Unavailable, "scripted"));
+    assert!(state.settle(attempt.id, now, failure, 0.0).is_some());
+    // The first backoff is 1 s, halved by the jitter.
+    let starts = now.monotonic + SECOND / 2;
+    let error = state.join(now, Need::Usable, starts - NANOSECOND).unwrap_err();
+    assert_eq!(error.retry_after(), Some(SECOND / 2));
+    assert!(matches!(
+        state.join(now, Need::Usable, starts),
+        Ok(Join::Leader(attempt)) if attempt.starts == starts
+    ));
+}
+
+#[test]
+fn an_attempt_whose_time_has_come_is_joined_even_after_a_permanent_failure() {
+    let (mut state, now) = (state(), Moment::now());
+    let (attempt, _) = joined(&mut state, now);
+    assert!(state.begin(attempt.id, now));
+    let failure = Err(Error::new(ErrorKind::CredentialsRejected, "scripted"));
+    assert!(state.settle(attempt.id, now, failure, 0.0).is_some());
+    let due = now.after(SECOND * 5);
+    let before = now.after(SECOND * 5 - NANOSECOND);
+    assert!(state.join(before, Need::Usable, due.monotonic + SECOND).is_err());
+    assert!(joined(&mut state, due).1);
+}
+
+#[test]
+fn an_attempt_is_overdue_after_31_s_and_replaced_a_second_later() {
+    let (mut state, now) = (state(), Moment::now());
+    let (first, _) = joined(&mut state, now);
+    assert!(state.begin(first.id, now));
+    for at in [SECOND * 31 - NANOSECOND, SECOND * 31, SECOND * 32 - NANOSECOND] {
+        let (attempt, leads) = joined(&mut state, now.after(at));
+        assert_eq!((attempt.id, leads), (first.id, false), "{at:?}");
+    }
+    let (second, leads) = joined(&mut state, now.after(SECOND * 32));
+    assert!(leads && second.id != first.id);
+    // The first task comes too late for anything.
+    assert!(!state.begin(first.id, now.after(SECOND * 32)));
+    assert!(state.abandon(first.id).is_none());
+}
+
+#[test]
+fn an_overdue_attempt_that_no_caller_has_replaced_may_still_begin_and_settle() {
+    let (mut state, now) = (state(), Moment::now());
+    let (attempt, _) = joined(&mut state, now);
+    let late = now.after(SECOND * 40);
+    assert!(state.begin(attempt.id, late));
+    let later = late.after(SECOND * 40);
+    assert!(state.settle(attempt.id, later, Ok(token("late", later)), 0.0).is_some());
+    assert!(state.usable(later, Need::Usable).is_some());
+}
+
+#[test]
+fn a_streak_of_401s_ends_after_twice_the_minimum_age() {
+    for (pause, expected) in [
+        (SECOND * 10, Action::Replace),
+        (SECOND * 10 - NANOSECOND, Action::TooNew),
+    ] {
+        let (mut state, start) = (state(), Moment::now());
+        let first = token("first", start);
+        refresh(&mut state, start, first.clone());
+        let at = start.after(SECOND);
+        assert_eq!(state.unauthorized(at, &first, Verdict::AboutToken), Action::TooNew);
+        let at = at.after(pause);
+        assert_eq!(state.unauthorized(at, &first, Verdict::AboutToken), Action::Replace);
+        let second = token("second", at);
+        refresh(&mut state, at, second.clone());
+        let at = at.after(SECOND * 5);
+        assert_eq!(
+            state.unauthorized(at, &second, Verdict::AboutToken),
+            expected,
+            "{pause:?}"
+        );
+    }
+}
