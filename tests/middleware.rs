@@ -238,7 +238,7 @@ async fn a_thousand_requests_in_flight_with_a_revoked_token_cost_one_post_and_ge
     assert_eq!(
         setup.hub.token_posts(),
         2,
-        "one for the first token, one for its successor"
+        "one POST for the first token, one for its successor"
     );
 }
 
@@ -248,18 +248,18 @@ async fn each_way_to_say_that_the_token_is_no_good_replaces_it_and_repeats_the_r
         r#"{"fault":{"faultstring":"Invalid access token","detail":{"errorcode":"oauth.v2.InvalidAccessToken"}}}"#;
     let xml = "<fault><faultstring>x</faultstring><detail><errorcode>keymanagement.service.access_token_expired</errorcode></detail></fault>";
     let challenge = r#"Bearer realm="null",error="invalid_token",error_description="keymanagement.service.access_token_expired: Access Token expired""#;
-    for refusal in [
+    for rejection in [
         FakeAnswer::new(401, fault),
         FakeAnswer::new(401, xml),
         FakeAnswer::new(401, "").with_header("WWW-Authenticate", challenge),
     ] {
         let setup = Setup::new().await;
         setup.until_replaceable().await;
-        setup.hub.answer_path("/search/odd", refusal);
-        let response = setup.get("/search/odd").await;
+        setup.hub.answer_path("/search/odd", rejection);
+        let status = setup.get("/search/odd").await;
         assert_eq!(
-            response, 401,
-            "this path always answers 401, so the caller gets the second one"
+            status, 401,
+            "every response of this path is a 401, so the caller gets the second one"
         );
         let bearers = setup.bearers();
         assert_eq!(bearers.len(), 2, "the request should be repeated once");
@@ -417,7 +417,7 @@ async fn a_late_401_for_an_older_token_costs_no_post() {
     let setup = Setup::new().await;
     setup.until_replaceable().await;
     let old = setup.tokens.current().unwrap();
-    // Refuses the old token, but only after the manager has replaced it.
+    // Rejects the old token, but only after the manager has replaced it.
     let rejected = format!("Bearer {}", old.expose_secret());
     let (release, released) = watch::channel(false);
     let late = RawServer::start(move |mut stream, request| {

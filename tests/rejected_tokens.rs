@@ -103,8 +103,8 @@ async fn the_wait_of_a_wall_of_refusals_falls_back_once_it_has_passed() {
     let source = Source::new(|_| Outcome::token(LIFETIME));
     let tokens = source.manager();
     token_held_for(&tokens, 30).await;
-    let wall = Instant::now();
-    while wall.elapsed() < secs(40) {
+    let start = Instant::now();
+    while start.elapsed() < secs(40) {
         tokens.reject(&tokens.token().await.unwrap());
         sleep(millis(100)).await;
     }

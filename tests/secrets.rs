@@ -180,7 +180,7 @@ async fn send_requests(hub: &FakeDataHub, endpoint: &Arc<TokenEndpoint>, log: &L
         log.add(&token);
         log.add(&token.header_value());
         log.add(&tokens.hand_out(Duration::ZERO).await);
-        // By then a 401 may replace the token.
+        // A 401 may replace a 4 s token once it has been held for 1 s.
         tokio::time::sleep(Duration::from_millis(1_050)).await;
         hub.answer_path("/search/x", response);
         let response = client.get(hub.url("/search/x")).send().await;

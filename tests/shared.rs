@@ -29,7 +29,7 @@ use tokio::{
     time::sleep,
 };
 
-/// The default `time_limit`: the most that Redis may add to a fetch.
+/// The default `time_limit`: the longest delay that Redis may add to a fetch.
 const LIMIT: Duration = millis(250);
 /// Extra time for a slow machine, on top of the promised limit.
 const SLACK: Duration = millis(750);
@@ -339,8 +339,8 @@ async fn an_entry_lives_as_long_as_its_token_by_rediss_clock() {
     let (token, key) = fetch_and_publish(&source(&hub, &redis), &redis).await;
     let remaining = token.remaining();
     let ttl: u64 = redis.command(&format!("PTTL {key}")).await;
-    // The entry may expire early, by the time that the exchange with Redis took, but not late. PTTL rounds up by 1
-    // ms.
+    // The entry may expire early, by the time that the exchange with Redis took, but not late. PTTL may round up by
+    // 1 ms.
     assert!(millis(ttl) <= remaining + millis(1), "{ttl} ms, {remaining:?}");
     assert!(millis(ttl) + secs(1) > remaining, "{ttl} ms, {remaining:?}");
 }
@@ -506,8 +506,8 @@ async fn a_redis_that_answers_slowly_costs_250_ms_at_most_all_its_answers_togeth
     // Two responses, to the handshake and to the script, exceed the limit together.
     let slow = slow_proxy(redis.port(), millis(150)).await;
     assert_every_fetch_bypasses_redis(&hub, &slow, LIMIT, "did not answer within the time_limit").await;
-    // Redis may have granted the lock after the fetch gave up. Other nodes should not have to wait for its lease of 6
-    // s.
+    // Redis may have granted the lock after the fetch gave up. Other nodes should not have to wait until the lease of
+    // 6 s ends.
     let start = Instant::now();
     wait_for_release(&redis).await;
     assert!(start.elapsed() < secs(3), "{:?}", start.elapsed());

@@ -15,8 +15,8 @@
 //!                          └── dropped ──► abandon(id)
 //! ```
 //!
-//! - At most one attempt is current (single-flight). `renew` and `join` elect its leader. Every other caller follows, so
-//!   an expired token does not set off a thundering herd.
+//! - There is at most one attempt at a time (single-flight). `renew` and `join` elect its leader. Every other caller
+//!   follows, so an expired token does not set off a thundering herd.
 //! - The leader must spawn a task for its attempt. The task calls `begin` once it is time, fetches if that returns true,
 //!   and then calls `settle`. If the task is dropped before, `abandon` is called instead. Exactly one of the two ends an
 //!   attempt.
@@ -167,7 +167,7 @@ impl State {
         usable.then_some(&current.token)
     }
 
-    /// Whether a refresh is due and no attempt is live.
+    /// Whether a refresh is due, and no attempt is live: scheduled or running, and not overdue.
     #[inline]
     pub(crate) fn renewal_is_due(&self, now: Moment) -> bool {
         // The hot path ends with the first line: for a fresh token it costs two comparisons and no arithmetic.
@@ -233,8 +233,8 @@ impl State {
         }
     }
 
-    /// Marks the start of the fetch. False if the attempt is no longer current: then the task must not fetch, because
-    /// another may be doing so.
+    /// Marks the start of the fetch. False if the id is out of date: then the task must not fetch, because another may be
+    /// doing so.
     pub(crate) fn begin(&mut self, id: u64, now: Moment) -> bool {
         let now = now.monotonic;
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.id == id) else {
@@ -253,7 +253,7 @@ impl State {
         current.or(self.rejected.as_ref())
     }
 
-    /// Ends an attempt with the result of its fetch. `None` if it was no longer current. `random` lies in [0, 1).
+    /// Ends an attempt with the result of its fetch. `None` if the id is out of date. `random` lies in [0, 1).
     pub(crate) fn settle(
         &mut self,
         id: u64,
@@ -282,7 +282,7 @@ impl State {
         })
     }
 
-    /// Ends an attempt without a result, so that the next caller leads another. `None` if it was no longer current.
+    /// Ends an attempt without a result, so that the next caller leads another. `None` if the id is out of date.
     pub(crate) fn abandon(&mut self, id: u64) -> Option<Outcome> {
         self.attempt.take_if(|attempt| attempt.id == id)?;
         Some(Outcome::Abandoned)
