@@ -6,9 +6,7 @@ use crate::error::Error;
 
 /// Exact origins, compared as parsed scheme, host and port (RFC 6454), never as text.
 #[derive(Debug, Clone)]
-pub(crate) struct AllowedOrigins {
-    origins: Vec<Origin>,
-}
+pub(crate) struct AllowedOrigins(Vec<Origin>);
 
 #[derive(Debug, Clone, PartialEq, Eq)]
 pub(crate) struct Origin {
@@ -21,14 +19,11 @@ pub(crate) struct Origin {
 impl AllowedOrigins {
     /// `https://api.os.uk` and nothing else.
     pub(crate) fn data_hub() -> Self {
-        let data_hub = Origin {
+        Self(vec![Origin {
             scheme: "https".to_owned(),
             host: "api.os.uk".to_owned(),
             port: None,
-        };
-        Self {
-            origins: vec![data_hub],
-        }
+        }])
     }
 
     pub(crate) fn add(&mut self, origin: &Url) -> Result<(), Error> {
@@ -46,14 +41,14 @@ impl AllowedOrigins {
             "must be scheme, host and port alone, without a path or a query",
         )?;
         // A URL that may carry secrets has a host.
-        self.origins.extend(Origin::of(origin));
+        self.0.extend(Origin::of(origin));
         Ok(())
     }
 
     /// The allowed origin of the URL, if it has one.
     #[inline]
     pub(crate) fn origin_of(&self, url: &Url) -> Option<&Origin> {
-        self.origins.iter().find(|origin| origin.is_of(url))
+        self.0.iter().find(|origin| origin.is_of(url))
     }
 }
 

@@ -112,19 +112,15 @@ pub(crate) fn unauthorized(project: Project<'_>, verdict: Verdict, action: Actio
         Verdict::NotAboutToken => "not_about_token",
         Verdict::Unexplained => "unexplained",
     };
+    match action {
+        Action::Replace => debug!(verdict, "a 401 for an access token, which is replaced"),
+        Action::TooNew => debug!(verdict, "a 401 for an access token that is too new to be replaced"),
+        Action::NotAboutToken => debug!("a 401 that is not about the access token: is the API in the project?"),
+    }
     let action = match action {
-        Action::Replace => {
-            debug!(verdict, "a 401 for an access token, which is replaced");
-            "replaced"
-        }
-        Action::TooNew => {
-            debug!(verdict, "a 401 for an access token that is too new to be replaced");
-            "too_new"
-        }
-        Action::NotAboutToken => {
-            debug!("a 401 that is not about the access token: is the API in the project?");
-            "not_about_token"
-        }
+        Action::Replace => "replaced",
+        Action::TooNew => "too_new",
+        Action::NotAboutToken => "not_about_token",
     };
     count("os_token_unauthorized_total", project, &[("action", action)]);
 }

@@ -34,7 +34,8 @@ struct Body {
 /// Parses the body of a 2xx response. `date` is its `Date` header.
 pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<TokenResponse, Error> {
     // serde's own message would quote the response.
-    let body: Body = serde_json::from_slice(body).map_err(|_| no_token())?;
+    let body: Body = serde_json::from_slice(body)
+        .map_err(|_| malformed("the token endpoint's answer holds no access token: check the token_url"))?;
     if let Some(token_type) = body.token_type
         && !["Bearer", "BearerToken"]
             .iter()
@@ -94,19 +95,14 @@ pub(super) fn needs_body(status: StatusCode) -> bool {
 
 /// Classifies a response that is not 2xx.
 pub(crate) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Duration>) -> Error {
+    use ErrorKind::{CredentialsRejected, RateLimited, RequestRejected, Unavailable};
     let (kind, what) = match status.as_u16() {
-        401 => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
-        400 if names_invalid_client(body) => (ErrorKind::CredentialsRejected, BAD_CREDENTIALS),
-        429 => (ErrorKind::RateLimited, "it limits the rate of token requests"),
-        408 | 425 | 500..=599 => (ErrorKind::Unavailable, "the failure is on its side"),
-        300..=399 => (
-            ErrorKind::RequestRejected,
-            "redirects are not followed: check the token_url",
-        ),
-        _ => (
-            ErrorKind::RequestRejected,
-            "check the token_url and any proxy on the way",
-        ),
+        401 => (CredentialsRejected, BAD_CREDENTIALS),
+        400 if names_invalid_client(body) => (CredentialsRejected, BAD_CREDENTIALS),
+        429 => (RateLimited, "it limits the rate of token requests"),
+        408 | 425 | 500..=599 => (Unavailable, "the failure is on its side"),
+        300..=399 => (RequestRejected, "redirects are not followed: check the token_url"),
+        _ => (RequestRejected, "check the token_url and any proxy on the way"),
     };
     let status = status.as_u16();
     let error = Error::with_message(kind, format!("the token endpoint answered {status}: {what}"));
@@ -131,10 +127,6 @@ fn names_invalid_client(body: &[u8]) -> bool {
 /// The error for a 2xx response above the size limit.
 pub(super) fn too_long() -> Error {
     malformed("the token endpoint sent more than 64 KiB, which is no token")
-}
-
-fn no_token() -> Error {
-    malformed("the token endpoint's answer holds no access token: check the token_url")
 }
 
 fn malformed(message: &'static str) -> Error {
