@@ -6,9 +6,9 @@ use tokio::time::Instant;
 
 /// A reading of both clocks.
 ///
-/// Waits and a token's windows go by the monotonic clock, so that a wrong or stepped wall clock changes nothing. The
-/// monotonic clock stands still while a machine is suspended, but a token's lifetime does not. The wall clock shows
-/// that.
+/// Waits go by the monotonic clock. A token expires by whichever clock gets there first, because the monotonic clock
+/// stands still while a machine is suspended and a lifetime does not. So a wall clock that is wrong or set back changes
+/// nothing, and one that is set ahead leads to one early refresh.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Moment {
     pub(crate) monotonic: Instant,
@@ -28,7 +28,7 @@ impl Moment {
     pub(crate) fn after(self, time: Duration) -> Self {
         Self {
             monotonic: self.monotonic + time,
-            // A wall clock this far ahead is useless. The monotonic clock still works.
+            // A wall clock this far ahead is wrong, and the moment counts as reached.
             wall: self.wall.checked_add(time).unwrap_or(self.wall),
         }
     }

@@ -22,8 +22,8 @@ const BYTE_ORDER_MARK: char = '\u{feff}';
 
 /// A provider of the Project API Key and Secret, asked once for every refresh.
 ///
-/// Implement it, with the crate `async-trait`, to read them from a secret store. The credentials are used for one request
-/// and then dropped, so the next refresh picks up a rotated secret without a restart.
+/// Implement it, with the crate `async-trait`, to read them from a secret store. The credentials are used for one
+/// request and then dropped, so the next refresh picks up a rotated secret without a restart.
 ///
 /// ```
 /// use osdatahub_auth::{CredentialsProvider, Error, ErrorKind, ProjectCredentials};
@@ -71,13 +71,13 @@ impl ProjectCredentials {
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if either is empty or contains a control character, such as
-    /// the line break at the end of a file. Also if the key contains a `:`, which HTTP Basic cannot carry (RFC 7617, section
-    /// 2).
+    /// the line break at the end of a file. Also if the key contains a `:`, which HTTP Basic cannot carry (RFC 7617,
+    /// section 2).
     pub fn new(key: impl Into<String>, secret: impl Into<String>) -> Result<Self, Error> {
         let (key, secret) = (SecretString::from(key.into()), SecretString::from(secret.into()));
         check("the Project API Key", &key)?;
         check("the Project API Secret", &secret)?;
-        Error::unless(
+        Error::ensure(
             !key.expose_secret().contains(':'),
             "the Project API Key contains a colon: is it the key alone, without the secret?",
         )?;
@@ -109,7 +109,7 @@ impl ProjectCredentials {
         let pair = SecretString::from(format!("{}:{}", self.key.expose_secret(), self.secret.expose_secret()));
         let encoded = SecretString::from(format!("Basic {}", STANDARD.encode(pair.expose_secret())));
         let mut value = HeaderValue::from_str(encoded.expose_secret())
-            .map_err(|_| Error::configuration("the Project API Key and Secret fit in no header"))?;
+            .map_err(|_| Error::configuration("the Project API Key and Secret cannot be sent in a header"))?;
         value.set_sensitive(true);
         Ok(value)
     }
@@ -117,8 +117,8 @@ impl ProjectCredentials {
 
 fn check(what: &str, value: &SecretString) -> Result<(), Error> {
     let value = value.expose_secret();
-    Error::unless(!value.is_empty(), format!("{what} is empty"))?;
-    Error::unless(
+    Error::ensure(!value.is_empty(), format!("{what} is empty"))?;
+    Error::ensure(
         !value.chars().any(char::is_control),
         format!("{what} contains a control character, such as a line break"),
     )
@@ -134,8 +134,8 @@ impl CredentialsProvider for ProjectCredentials {
 /// A [`CredentialsProvider`] that reads key and secret from two files, such as mounted secrets, for every refresh.
 ///
 /// Rotation needs no restart, because the next refresh reads the files again. White space around the value is ignored,
-/// since most tools end a file with a line break. A file that is missing, empty or half-written fails that refresh alone.
-/// The current token is still served, and the files are read again soon.
+/// since most tools end a file with a line break. A file that is missing, empty or half-written fails that refresh
+/// alone. The current token is still served, and the files are read again soon.
 #[derive(Debug, Clone)]
 pub struct FileCredentials {
     key_path: PathBuf,
@@ -169,7 +169,7 @@ async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
     let unreadable = |error| unusable("cannot be read").caused_by(error);
     // Opening a pipe would wait for its other end, and block a thread of the runtime for good.
     if !fs::metadata(path).await.map_err(unreadable)?.is_file() {
-        return Err(unusable("is no regular file"));
+        return Err(unusable("is not a regular file"));
     }
     let file = fs::File::open(path).await.map_err(unreadable)?;
     let mut text = String::new();

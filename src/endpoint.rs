@@ -32,8 +32,8 @@ const MAX_RESPONSE_BYTES: usize = 64 * 1024;
 
 /// The token endpoint of the OS Data Hub: a [`TokenSource`] that sends one `POST /oauth2/token/v1` for each fetch.
 ///
-/// It caches nothing: no token, no credentials and no idle connection. It never follows a redirect, because a 307 would
-/// send key and secret to another host.
+/// It caches nothing: no token, no credentials and no idle connection. It never follows a redirect, because key and
+/// secret are meant for this URL alone.
 pub struct TokenEndpoint {
     pub(crate) credentials: Arc<dyn CredentialsProvider>,
     pub(crate) token_url: Url,
@@ -172,8 +172,8 @@ impl TokenEndpointBuilder {
 
     /// The HTTP client, for a proxy, root certificates or a resolver of your own. Defaults to `reqwest`'s.
     ///
-    /// Whatever its settings, redirects and `reqwest`'s own retries stay off, connecting takes 2 s at most, no connection
-    /// is kept, and the bytes on the wire are not logged.
+    /// Whatever its settings, redirects and `reqwest`'s own retries stay off, connecting takes 2 s at most, no
+    /// connection is kept, and the bytes on the wire are not logged.
     pub fn http_client(mut self, client: ClientBuilder) -> Self {
         self.http_client = Some(client);
         self
@@ -189,21 +189,21 @@ impl TokenEndpointBuilder {
         let token_url = match self.token_url {
             Some(url) => url,
             None => Url::parse(OS_TOKEN_URL)
-                .map_err(|error| Error::configuration("the token_url is no URL").caused_by(error))?,
+                .map_err(|error| Error::configuration("the token_url is not a valid URL").caused_by(error))?,
         };
-        Error::unless(
+        Error::ensure(
             token_url.username().is_empty() && token_url.password().is_none(),
             "the token_url must not carry user info: key and secret come from the credentials",
         )?;
-        Error::unless(
+        Error::ensure(
             origins::may_carry_secrets(&token_url),
             "the token_url has to be https, or http to a loopback address: key and secret go there",
         )?;
-        Error::unless(
+        Error::ensure(
             !self.request_timeout.is_zero() && self.request_timeout <= MAX_FETCH_TIME,
             "request_timeout has to be more than zero and 30 s at most",
         )?;
-        Error::unless(
+        Error::ensure(
             token_url.scheme() != "https" || tls_is_compiled_in(),
             "no TLS is compiled in: turn on the feature `rustls` or `native-tls` of osdatahub-auth or of reqwest",
         )?;
@@ -258,8 +258,8 @@ fn tls_is_compiled_in() -> bool {
         .pool_max_idle_per_host(0)
         .dns_resolver(Arc::new(NeverAnswers))
         .build();
-    // A client that cannot be built, for example because there are no certificates, has TLS. Building the real one reports
-    // the cause.
+    // A client that cannot be built, for example because there are no certificates, has TLS. Building the real one
+    // reports the cause.
     client.map_or(true, |client| {
         let request = pin!(client.get("https://tls.invalid/").send());
         request.poll(&mut Context::from_waker(Waker::noop())).is_pending()

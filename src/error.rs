@@ -4,9 +4,9 @@ use std::{borrow::Cow, error::Error as StdError, fmt, sync::Arc, time::Duration}
 
 /// The reason why there is no access token.
 ///
-/// Opaque and cheap to clone, because every caller that waits for the same refresh gets the same error. It never contains
-/// a secret, a token or the body of a response. `{}` says what happened and what to do. `{:#}` adds the causes, which are
-/// in [`source`](StdError::source).
+/// Opaque and cheap to clone, because every caller that waits for the same refresh gets the same error. It never
+/// contains a secret, a token or the body of a response. `{}` says what happened and what to do. `{:#}` adds the
+/// causes, which are in [`source`](StdError::source).
 ///
 /// Behind a `reqwest-middleware` chain, [`Error::find_in`] finds it.
 #[derive(Clone)]
@@ -25,7 +25,8 @@ pub enum ErrorKind {
     Configuration,
     /// OS does not accept the Project API Key and Secret. Permanent until they are replaced, which needs no restart.
     CredentialsRejected,
-    /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a gateway in between. Permanent.
+    /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a gateway in between.
+    /// Permanent.
     RequestRejected,
     /// The token endpoint limits the rate of requests: a 429. Transient.
     RateLimited,
@@ -33,7 +34,7 @@ pub enum ErrorKind {
     Unavailable,
     /// The token endpoint sent a response without a usable token. Transient.
     MalformedResponse,
-    /// A time limit of this library's passed. Transient.
+    /// One of this library's time limits was exceeded. Transient.
     Timeout,
 }
 
@@ -69,8 +70,8 @@ impl Error {
     /// Makes an error for your own [`TokenSource`](crate::TokenSource) or
     /// [`CredentialsProvider`](crate::CredentialsProvider).
     ///
-    /// The kind decides how soon the manager tries again (see [`is_transient`](Self::is_transient)). Logs show the source, so
-    /// keep secrets out of it.
+    /// The kind decides how soon the manager tries again (see [`is_transient`](Self::is_transient)). Logs show the
+    /// source, so keep secrets out of it.
     pub fn new(kind: ErrorKind, source: impl Into<Box<dyn StdError + Send + Sync>>) -> Self {
         Self::with_message(kind, kind.describe()).caused_by(source)
     }
@@ -88,8 +89,8 @@ impl Error {
         Self::with_message(ErrorKind::Configuration, message)
     }
 
-    /// A `Configuration` error with this message, unless the setting is valid.
-    pub(crate) fn unless(valid: bool, message: impl Into<Cow<'static, str>>) -> Result<(), Self> {
+    /// Checks a setting: a `Configuration` error with this message if it is not valid.
+    pub(crate) fn ensure(valid: bool, message: impl Into<Cow<'static, str>>) -> Result<(), Self> {
         if valid {
             Ok(())
         } else {
@@ -128,9 +129,9 @@ impl Error {
 
     /// The wait until another attempt makes sense, counted from the failure.
     ///
-    /// From a [`TokenManager`](crate::TokenManager) it is the time until its next attempt is due, or `None` while one is
-    /// running. From a [`TokenEndpoint`](crate::TokenEndpoint) itself it is the response's `Retry-After` (RFC 9110, section
-    /// 10.2.3).
+    /// From a [`TokenManager`](crate::TokenManager) it is the time until its next attempt is due, or `None` while one
+    /// is running. From a [`TokenEndpoint`](crate::TokenEndpoint) itself it is the response's `Retry-After` (RFC 9110,
+    /// section 10.2.3).
     #[must_use]
     pub fn retry_after(&self) -> Option<Duration> {
         self.retry_after
@@ -191,10 +192,10 @@ impl fmt::Debug for Error {
     }
 }
 
-/// A wrapper that keeps our error reachable: `reqwest_middleware::Error` and `reqwest-retry` expose the *source* of their
-/// inner error, never the inner error itself.
+/// A wrapper that keeps our error reachable: `reqwest_middleware::Error` and `reqwest-retry` expose the *source* of
+/// their inner error, never the inner error itself.
 #[derive(Debug, thiserror::Error)]
-#[error("the request was not sent, as no OS access token could be had")]
+#[error("the request was not sent, because there is no OS access token")]
 struct NotSent(#[source] Error);
 
 impl From<Error> for reqwest_middleware::Error {

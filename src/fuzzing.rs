@@ -1,5 +1,5 @@
-//! Entry points for the fuzzers in `fuzz/`, which build with `cfg(fuzzing)`: every parser of server input, with what must
-//! hold for any input.
+//! Entry points for the fuzzers in `fuzz/`, which build with `cfg(fuzzing)`: every parser of server input, with what
+//! must hold for any input.
 
 use std::time::{Duration, SystemTime};
 

@@ -8,7 +8,7 @@ use serde::{Serialize, Serializer, ser::SerializeStruct};
 
 use crate::{error::Error, token::AccessToken};
 
-/// For an error without `retry_after`. It arose while an attempt was running, and by default one takes 5 s at most.
+/// For an error without `retry_after`: most likely an attempt is running, and by default it takes 5 s at most.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
 
 /// Zero would let a page ask in a loop.
@@ -47,7 +47,8 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 pub struct HandOut(pub(crate) AccessToken);
 
 impl HandOut {
-    /// The headers to send with the token: `Cache-Control: no-store`, so that no cache keeps it (RFC 6749, section 5.1).
+    /// The headers to send with the token: `Cache-Control: no-store`, so that no cache keeps it (RFC 6749, section
+    /// 5.1).
     ///
     /// The RFC also asks for `Pragma: no-cache`, which has no meaning in a response (RFC 9111, section 5.4).
     #[must_use]

@@ -1,8 +1,8 @@
 //! Keeps a long-running service authenticated to the [Ordnance Survey (OS) Data Hub](https://osdatahub.os.uk).
 //!
 //! OS gives a project a key and a secret. Its token endpoint turns them into an access token that lives for 299 s. This
-//! library holds that token, renews it before it expires, and puts it on every OS request of a [`reqwest`] client that is
-//! wrapped with [`reqwest_middleware`]. You add one line to your chain:
+//! library holds that token, renews it before it expires, and puts it on every OS request of a [`reqwest`] client that
+//! is wrapped with [`reqwest_middleware`]. You add one line to your chain:
 //!
 //! ```no_run
 //! use osdatahub_auth::{BearerAuth, ProjectCredentials, TokenManager};
@@ -23,8 +23,8 @@
 //!
 //! # Try it without credentials
 //!
-//! [`FakeDataHub`](struct.FakeDataHub.html), behind the feature `test-util`, is a Data Hub on loopback that is as odd as
-//! the real one. This library is tested with it, and your service can be, too:
+//! [`FakeDataHub`](struct.FakeDataHub.html), behind the feature `test-util`, is a Data Hub on loopback that is as odd
+//! as the real one. This library is tested with it, and your service can be, too:
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
 #![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
@@ -55,16 +55,17 @@
 //!
 //! - **No expired token.** A token is handed out until shortly before it expires: the expiry margin is 10 s for OS's
 //!   tokens. If there is no token, the request is not sent, and the error says why.
-//! - **No avoidable wait.** A token is renewed in the background at 75 to 85 % of its lifetime. No caller waits while it
-//!   is usable (stale-while-revalidate).
+//! - **No avoidable wait.** A token is renewed in the background at 75 to 85 % of its lifetime. No caller waits while
+//!   it is usable (stale-while-revalidate).
 //! - **No token more than needed.** There is one token request at a time, however many callers wait (single-flight).
 //!   10,000 callers without a token cost one POST.
-//! - **An outage of the token endpoint does not take you down.** The current token is served until it expires, attempts
-//!   back off, and no response stops the next attempt.
-//! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another. A 401 that
-//!   is not about the token costs nothing.
-//! - **Secrets stay where they belong.** The token goes to `https://api.os.uk` and to origins that you name, compared as
-//!   parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token or a response.
+//! - **An outage of the token endpoint does not take you down.** The current token is served until shortly before it
+//!   expires, attempts back off, and no response stops the next attempt.
+//! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another. A 401
+//!   that is not about the token costs nothing.
+//! - **Secrets stay where they belong.** The token goes to `https://api.os.uk` and to origins that you name, compared
+//!   as parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token or a
+//!   response.
 //!
 //! # The pieces
 //!
@@ -81,8 +82,8 @@
 //!
 //! # Layer order
 //!
-//! Tracing, then retry, then [`BearerAuth`], then the client. Then each retry gets a current token, and a trace shows one
-//! request however often it was repeated:
+//! Tracing, then retry, then [`BearerAuth`], then the client. Then each retry gets a current token, and a trace shows
+//! one request however often it was repeated:
 //!
 //! ```no_run
 //! # use osdatahub_auth::{BearerAuth, TokenManager};
@@ -107,8 +108,8 @@
 //!
 //! None is on by default, and none changes what the others do.
 //!
-//! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. You need neither if your own `reqwest` has TLS, as it
-//!   has by default. Without TLS, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says so.
+//! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. You need neither if your own `reqwest` has TLS,
+//!   as it has by default. Without TLS, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says so.
 //! - `metrics`: counters, gauges and histograms, for any recorder of the crate `metrics`; see [`guide::operating`].
 //! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis or Valkey. TLS for
 //!   `rediss://` is a feature of the crate `redis` itself.
@@ -117,8 +118,8 @@
 //! # Limits
 //!
 //! The library needs a tokio runtime with I/O and time. Blocking code can use `Handle::block_on` of a multi-threaded
-//! runtime. A process that forks must not use its parent's manager. wasm32 is not supported. [`guide::limits`] says what is
-//! *not* protected.
+//! runtime. A process that forks must not use its parent's manager. wasm32 is not supported. [`guide::limits`] says
+//! what is *not* protected.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A panic in library code takes a service down.
 #![warn(clippy::expect_used, clippy::unwrap_used)]

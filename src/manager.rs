@@ -24,8 +24,8 @@ use crate::{
 /// A token manager: it holds a project's access token, renews it in the background, and survives an outage of the token
 /// endpoint.
 ///
-/// Build one manager for a project, with [`new`](Self::new) or [`builder`](Self::builder), and keep it for as long as the
-/// service runs. Its clones share one token.
+/// Build one manager for a project, with [`new`](Self::new) or [`builder`](Self::builder), and keep it for as long as
+/// the service runs. Its clones share one token.
 ///
 /// # The life of a token
 ///
@@ -37,12 +37,13 @@ use crate::{
 /// | stale | 224 to 254 s, drawn once for each token | returns it at once, and starts a refresh unless one is running (stale-while-revalidate) |
 /// | unusable | 289 s | waits for the refresh, up to the `acquire_timeout` |
 ///
-/// All windows are shares of the lifetime, so they fit shorter and longer lifetimes as well. A lifetime counts from the
-/// moment before the token request is sent, on the monotonic clock. A wrong local clock changes nothing.
+/// The windows scale with the lifetime, so they fit shorter and longer ones as well. A lifetime counts from the moment
+/// before the token request is sent, on the monotonic clock. A wall clock that is wrong or set back changes nothing.
+/// One that is set ahead, as after a suspension, leads to one early refresh.
 ///
-/// A refresh runs as a separate task, on the runtime of the caller that started it. It goes on if that caller is dropped
-/// or times out. If its runtime ends, the next caller starts another. Dropping the last clone drops the task and the
-/// secret as well.
+/// A refresh runs as a separate task, on the runtime of the caller that started it. It goes on if that caller is
+/// dropped or times out. If its runtime ends, another caller starts the next one. Dropping the last clone drops the
+/// task and the secret as well.
 #[derive(Clone)]
 pub struct TokenManager {
     inner: Arc<Inner>,
@@ -66,9 +67,8 @@ impl TokenManager {
     /// Returns a usable token.
     ///
     /// Returns at once while there is one. Otherwise the caller waits for the refresh that is running, or for the next
-    /// one, and gets its result, even if it is an error. It starts no attempt after a failed one. If a backoff is running,
-    /// the caller waits for the next attempt if that starts within the `acquire_timeout` and the last failure was
-    /// transient.
+    /// one, and gets its result, even if it is an error. During a backoff, the caller waits for the next attempt if
+    /// that starts within the `acquire_timeout` and the last failure was transient.
     ///
     /// Cancel-safe: the refresh goes on.
     ///
@@ -86,8 +86,8 @@ impl TokenManager {
 
     /// Returns a token with at least this remaining lifetime, for work that cannot renew it on the way.
     ///
-    /// `at_least` counts up to half of the token's lifetime. The rest is ignored, since asking OS again would not help. A
-    /// token with less left is refreshed first, by the same single-flight as any other.
+    /// `at_least` is capped at half of the token's lifetime, so that a large value does not cost a refresh for each
+    /// call. A token with less left is refreshed first, by the same single-flight as any other.
     ///
     /// # Errors
     /// As [`token`](Self::token), even while the current token is usable for a shorter time. Ask `token` for that one.
@@ -100,9 +100,10 @@ impl TokenManager {
 
     /// Hands out a token for a browser, with at least this remaining lifetime if possible.
     ///
-    /// `at_least` counts up to half of the token's lifetime, as in [`token_lasting`](Self::token_lasting). 120 s suit OS's
-    /// tokens. A token with less left is refreshed first, by the same single-flight as any other. If that refresh fails, or
-    /// a backoff is running, the current token is handed out for as long as it is usable.
+    /// `at_least` is capped at half of the token's lifetime, as in [`token_lasting`](Self::token_lasting). 120 s is a
+    /// sensible value for OS's tokens. A token with less left is refreshed first, by the same single-flight as any
+    /// other. If that refresh fails, or a backoff is running, the current token is handed out for as long as it is
+    /// usable.
     ///
     /// # Errors
     /// As [`token`](Self::token), if there is no usable token. [`HandOut::refusal`] turns it into a response.
@@ -128,16 +129,16 @@ impl TokenManager {
         self.inner.read().usable(Moment::now(), Need::Usable).cloned()
     }
 
-    /// Reports that the API refused this token, so that no caller gets it again. [`BearerAuth`](crate::BearerAuth) does
-    /// this by itself.
+    /// Reports that the API refused this token. No caller gets it again, unless it is too new.
+    /// [`BearerAuth`](crate::BearerAuth) calls this by itself.
     ///
-    /// A token that has been replaced meanwhile is ignored, so a late 401 does no harm. A token that this process has held
-    /// for less than 5 s (or a quarter of its lifetime, if that is less) is not replaced either. If a new token is refused,
-    /// its age is not the cause. While new tokens keep being refused, this throttle doubles the time, up to 60 s. It resets
-    /// once no token has been refused for twice that time.
+    /// A token that has been replaced meanwhile is ignored, so a late 401 does no harm. A token younger than 5 s (or a
+    /// quarter of its lifetime, if that is less) is not replaced either. If a new token is refused, its age is not the
+    /// cause. While new tokens keep being refused, this throttle doubles the age, up to 60 s. It resets once no token
+    /// has been refused for twice that time.
     ///
-    /// Within a tokio runtime the refresh starts at once, otherwise with the next caller. Logs and metrics count the call as a
-    /// 401.
+    /// Within a tokio runtime the refresh starts as soon as a gap or a backoff allows, otherwise with the next caller.
+    /// Logs and metrics count the call as a 401.
     pub fn reject(&self, token: &AccessToken) {
         self.unauthorized(token, Verdict::AboutToken);
     }
@@ -150,9 +151,9 @@ impl TokenManager {
 
     /// Fetches and refreshes without traffic, so that the first request after a quiet hour finds a token.
     ///
-    /// It stops when the guard is dropped, or the manager's last clone. Without it, a token is renewed when a caller asks
-    /// for one. A readiness probe that reads [`status`](Self::status) needs it, since a service that is not ready has no
-    /// traffic:
+    /// It stops when the guard is dropped, or the manager's last clone. Without it, a token is renewed when a caller
+    /// asks for one. A readiness probe that reads [`status`](Self::status) needs it, since a service that is not ready
+    /// has no traffic:
     ///
     /// ```
     /// # use osdatahub_auth::{TokenManager, TokenState};
@@ -177,7 +178,7 @@ impl TokenManager {
         self.obtain(Need::OtherThan(refused)).await
     }
 
-    /// Acts on a 401 that drew this verdict.
+    /// Handles a 401, given its verdict.
     pub(crate) fn unauthorized(&self, token: &AccessToken, verdict: Verdict) -> Action {
         self.inner.unauthorized(token, verdict)
     }
@@ -193,13 +194,12 @@ impl TokenManager {
 
     /// The slow path of a caller without a token: joins an attempt, waits for its end, and decides what that means.
     ///
-    /// Each turn of the loop waits for one attempt. The caller leaves with a token, with the error of the attempt, or at
-    /// its deadline. It takes another turn if the attempt was abandoned or is overdue, or if its token does not meet
-    /// the need.
+    /// Each iteration waits for one attempt. The caller leaves with a token, with the error of the attempt, or at
+    /// its deadline. It goes on if its token does not meet the need, or if the attempt is overdue or was
+    /// abandoned by another runtime.
     async fn wait(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
         let runtime = Handle::try_current().map_err(|_| outside_runtime())?;
         let deadline = Instant::now() + self.inner.acquire_timeout;
-        // Subscribed before the first `join`, so that no end of an attempt is missed between the two.
         let mut ended = self.inner.ended.subscribe();
         let mut waiting = None;
         loop {
@@ -254,7 +254,7 @@ impl fmt::Debug for TokenManager {
 /// the end of that one.
 async fn end_of(ended: &mut watch::Receiver<(u64, Outcome)>, id: u64) -> (u64, Outcome) {
     let end = ended.wait_for(|(ended, _)| *ended >= id).await;
-    // The channel closes with the manager, which the caller holds.
+    // The channel is open, because the caller holds the manager.
     end.map_or((id, Outcome::Abandoned), |end| end.clone())
 }
 

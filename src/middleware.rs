@@ -32,8 +32,8 @@ use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action,
 ///
 /// Requests to `https://api.os.uk` and to the origins that [`with_origin`](Self::with_origin) adds, compared as parsed
 /// scheme, host and port. Any other request passes through unchanged. So does a request that has an `Authorization`
-/// header already or carries [`NoAuth`]. If there is no token, the request is not sent, and [`Error::find_in`] finds the
-/// reason in the chain's error.
+/// header already or carries [`NoAuth`]. If there is no token, the request is not sent, and [`Error::find_in`] finds
+/// the reason in the chain's error.
 ///
 /// # What a 401 does
 ///
@@ -43,18 +43,18 @@ use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action,
 /// | the API is not in the project | stays | gets its 401, unchanged |
 /// | no known reason | is replaced, and served until then | is repeated once with the next one |
 ///
-/// The request is not repeated if its body is a stream, if the token is too new (see [`TokenManager::reject`]), or if no
-/// other token is available. Then it gets its 401. A 403 or a 429 never costs a token. Neither does a 401 from another
-/// origin after a redirect.
+/// The request is not repeated if its body is a stream, if the token is too new (see [`TokenManager::reject`]), or if
+/// no other token is available. Then it gets its 401. A 403 or a 429 never costs a token. Neither does a 401 from
+/// another origin after a redirect.
 ///
 /// # Where in the chain
 ///
-/// Last, next to the client: tracing, then retry, then `BearerAuth`. Then a retry that comes minutes later gets a current
-/// token, and a trace shows one request however often it was repeated. `reqwest`'s own timeouts do not include the wait for
-/// a token. Put `tokio::time::timeout` around the whole request if that matters.
+/// Last, next to the client: tracing, then retry, then `BearerAuth`. Then a retry that comes minutes later gets a
+/// current token, and a trace shows one request however often it was repeated. `reqwest`'s own timeouts do not include
+/// the wait for a token. Put `tokio::time::timeout` around the whole request if that matters.
 ///
-/// One chain serves one project. Of two `BearerAuth` the first wins, because the second finds an `Authorization` header. For
-/// several projects wrap clones of one `reqwest::Client`, which share its connections.
+/// One chain serves one project. Of two `BearerAuth` the first wins, because the second finds an `Authorization`
+/// header. For several projects wrap clones of one `reqwest::Client`, which share its connections.
 #[derive(Debug, Clone)]
 pub struct BearerAuth {
     tokens: TokenManager,
@@ -88,8 +88,8 @@ impl BearerAuth {
 
     /// Allows one more origin to see the token: a gateway in front of OS, a fake on loopback.
     ///
-    /// `localhost` and `127.0.0.1` are two origins. For plain http on loopback build the client with `no_proxy()`, because
-    /// the token would leave the machine through a proxy.
+    /// `localhost` and `127.0.0.1` are two origins. For plain http on loopback build the client with `no_proxy()`,
+    /// because the token would leave the machine through a proxy.
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if it is plain http and not loopback, or if it has a path, a
@@ -145,8 +145,8 @@ async fn judge(response: Response) -> (Verdict, Response) {
 }
 
 impl Middleware for BearerAuth {
-    // Written by hand instead of with `async_trait`. The macro's future holds the request twice, which costs the most on
-    // this path, and it would box a request that passes through once more.
+    // Written by hand instead of with `async_trait`. The macro's future holds the request twice, which costs the most
+    // on this path, and it would box a request that passes through once more.
     fn handle<'auth, 'extensions, 'next, 'future>(
         &'auth self,
         mut request: Request,

@@ -27,16 +27,16 @@ impl AllowedOrigins {
     }
 
     pub(crate) fn add(&mut self, origin: &Url) -> Result<(), Error> {
-        let unless = |valid, what| Error::unless(valid, format!("the origin of with_origin {what}"));
-        unless(
+        let ensure = |valid, what| Error::ensure(valid, format!("the origin of with_origin {what}"));
+        ensure(
             may_carry_secrets(origin),
             "has to be https, or http to a loopback address",
         )?;
-        unless(
+        ensure(
             origin.username().is_empty() && origin.password().is_none(),
             "must not carry user info",
         )?;
-        unless(
+        ensure(
             origin.path() == "/" && origin.query().is_none() && origin.fragment().is_none(),
             "must be scheme, host and port alone, without a path or a query",
         )?;

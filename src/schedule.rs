@@ -1,18 +1,17 @@
-//! The arithmetic of time: when a token is renewed, and when a failed attempt is repeated. No clocks.
+//! The schedule of refreshes: a token's windows and the backoff. Arithmetic on durations, without clocks.
 
 use std::time::Duration;
 
 use crate::error::Error;
 
-/// The cap on every time that a server or a setting names: a lifetime, an age, a wait. It keeps sums of times from
-/// overflowing.
+/// The cap on lifetimes, on `Retry-After` and on the `acquire_timeout`, so that no sum of times overflows.
 pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 
 /// The limit for one fetch, so that a source that hangs cannot block the next attempt.
 pub(crate) const MAX_FETCH_TIME: Duration = Duration::from_secs(30);
 
-/// The time after which an attempt is overdue. Its fetch has been given up by then, so its runtime must have stood
-/// still.
+/// The time after which an attempt is overdue. Its fetch should have been given up by then, so its runtime most likely
+/// stands still.
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_secs(31);
 
 /// The last chance of an overdue attempt to end.
@@ -29,14 +28,14 @@ pub(crate) const MIN_GAP_AFTER_SUCCESS: Duration = Duration::from_secs(1);
 const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 const FIRST_TRANSIENT_BACKOFF: Duration = Duration::from_secs(1);
-/// The cap while no token has been seen yet, and so no lifetime.
+/// The cap before the first token, when no lifetime is known.
 const MAX_BACKOFF_UNKNOWN_LIFETIME: Duration = Duration::from_secs(15);
 
 /// A permanent failure does not go away by itself, but an operator may fix it at any time.
 const FIRST_PERMANENT_BACKOFF: Duration = Duration::from_secs(5);
 const MAX_PERMANENT_BACKOFF: Duration = Duration::from_secs(30);
 
-/// The ages at which a token changes state. Both are shares of the lifetime, so their order holds for every lifetime:
+/// The ages at which a token changes state. Both scale with the lifetime, so their order holds for every lifetime:
 /// `stale ≤ unusable ≤ lifetime`.
 #[derive(Debug, Clone, Copy)]
 pub(crate) struct Windows {
@@ -55,16 +54,16 @@ impl Windows {
     }
 }
 
-/// The expiry margin: the end of a lifetime in which a token is not handed out, so that a request that leaves with the
-/// token also arrives with it. A thirtieth of the lifetime, from 0.5 s to 10 s, but never more than a tenth.
+/// The expiry margin: the end of a lifetime in which a token is not handed out, so that it does not expire while its
+/// request is in flight. A thirtieth of the lifetime, from 0.5 s to 10 s, but never more than a tenth.
 pub(crate) fn expiry_margin(lifetime: Duration) -> Duration {
     (lifetime / 30)
         .clamp(Duration::from_millis(500), Duration::from_secs(10))
         .min(lifetime / 10)
 }
 
-/// The wait after a failure. `same_class` counts the failures in a row that are all transient, or all permanent, this one
-/// included. `lifetime` is that of the last token, if there was one. `random` lies in [0, 1).
+/// The wait after a failure. `same_class` counts the failures in a row that are all transient, or all permanent, this
+/// one included. `lifetime` is that of the last token, if there was one. `random` lies in [0, 1).
 ///
 /// Transient failures get equal jitter, between half and all of the exponential backoff: a fleet spreads out, and the
 /// cap stays a cap. `Retry-After` is a floor.

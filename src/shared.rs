@@ -26,14 +26,14 @@ const DEFAULT_TIME_LIMIT: Duration = Duration::from_millis(250);
 /// A slower Redis costs more than it saves.
 const MAX_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The time that a lease leaves beyond the fetch, and that waiting for a lease leaves beyond the lease.
+/// The safety margin: a lease outlives the fetch by this much, and a waiting process outwaits the lease by this much.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// A [`TokenSource`] that shares the tokens of a [`TokenEndpoint`] between processes, through Redis or Valkey. Needs the
-/// feature `redis`.
+/// A [`TokenSource`] that shares the tokens of a [`TokenEndpoint`] between processes, through Redis or Valkey. Needs
+/// the feature `redis`.
 ///
-/// Use it for a service that runs on many machines, or as short-lived functions: one process asks OS, and the others get
-/// the same token. Each process has its own [`TokenManager`](crate::TokenManager) above it, as without sharing.
+/// Use it for a service that runs on many machines, or as short-lived functions: one process asks OS, and the others
+/// get the same token. Each process has its own [`TokenManager`](crate::TokenManager) above it, as without sharing.
 ///
 /// ```no_run
 /// use osdatahub_auth::{ProjectCredentials, SharedSource, TokenEndpoint, TokenManager};
@@ -48,11 +48,11 @@ const GRACE: Duration = Duration::from_secs(1);
 ///
 /// # Who asks OS
 ///
-/// A process that needs a token looks up the entry in Redis. It adopts the entry's token if that is usable and newer than
-/// the one to be replaced. Otherwise one process takes a lock as its lease and asks OS, while the others wait for its
-/// token. The lease of a process that has died expires after the endpoint's `request_timeout` and one second more. A
-/// process that has waited for another second asks OS itself. A caller without a token may have to wait for all of that.
-/// An [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 12 s covers it.
+/// A process that needs a token looks up the entry in Redis. It adopts the entry's token if that is usable and newer
+/// than the one to be replaced. Otherwise one process takes a lock as its lease and asks OS, while the others wait for
+/// its token. The lease of a process that has died expires after the endpoint's `request_timeout` and one second more.
+/// A process that has waited for another second asks OS itself. A caller without a token may have to wait for all of
+/// that. An [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 13 s covers it.
 ///
 /// A token that the API refused is replaced for all processes. The first that notices asks for another, and the others
 /// adopt that. An adopted token counts with its real age, so a 401 may replace it at once.
@@ -60,27 +60,27 @@ const GRACE: Duration = Duration::from_secs(1);
 /// # When Redis is down
 ///
 /// Redis is optional: if it fails, each process asks OS itself. This holds for a Redis that is down, hung, slow, full,
-/// read-only or refuses the password, and for a damaged entry. Each costs a warning and a request to OS, never an error.
-/// Redis delays a fetch by at most the [`time_limit`](SharedSourceBuilder::time_limit).
+/// read-only or refuses the password, and for a damaged entry. Each costs a warning and a request to OS, never an
+/// error. Redis delays a fetch by at most the [`time_limit`](SharedSourceBuilder::time_limit).
 ///
-/// A separate task publishes a new token after its caller has got it. A process that ends at that moment does not publish
-/// it, and its lock expires.
+/// A separate task publishes a new token, so that its caller does not wait for that. A process that ends at that moment
+/// does not publish it, and its lock expires.
 ///
 /// # What Redis sees
 ///
-/// Neither the token nor the name of the project. Entries are sealed with XChaCha20-Poly1305 and stored under an HMAC. Their
-/// keys are derived from the Project API Secret with HKDF-SHA256. Two projects, secrets or token URLs never share an entry.
-/// After a rotation of the secret the old entry is not found. A person who can write to Redis can remove tokens, but cannot
-/// forge one or extend its lifetime.
+/// Neither the token nor the name of the project. Entries are sealed with XChaCha20-Poly1305 and stored under an HMAC.
+/// The cipher's key and the name are derived from the Project API Secret with HKDF-SHA256. Two projects, secrets or
+/// token URLs never share an entry. After a rotation of the secret the old entry is not found. A person who can write
+/// to Redis can remove tokens, but cannot forge one or extend its lifetime.
 ///
 /// An entry expires with its token, by Redis's own clock, so the clocks of the processes may differ.
 ///
 /// # What it needs
 ///
-/// Redis 5 or later, or Valkey: one server, or a proxy that looks like one. It does not follow the redirections of Redis
-/// Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIREAT` and `TIME` on keys that start with the prefix,
-/// and `SELECT` if the URL names a database. For `rediss://`, turn on a TLS feature of the crate [`redis`] 1. With
-/// `tokio-rustls-comp` the program must have exactly one `rustls` crypto provider, or install a default one.
+/// Redis 5 or later, or Valkey: one server, or a proxy that looks like one. It does not follow the redirections of
+/// Redis Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIREAT` and `TIME` on keys that start with
+/// the prefix, and `SELECT` if the URL names a database. For `rediss://`, turn on a TLS feature of the crate [`redis`]
+/// 1. With `tokio-rustls-comp` the program must have exactly one `rustls` crypto provider, or install a default one.
 pub struct SharedSource {
     endpoint: TokenEndpoint,
     redis: Client,
@@ -113,9 +113,9 @@ impl SharedSource {
 
     /// Gets another process's token, or else the lease.
     ///
-    /// Each turn of the loop is one lookup, which is also one try for the lock. A usable entry ends the loop, and so does
-    /// the lock. An entry that is of no use may be overwritten, and the next turn ignores it. While another process holds
-    /// the lock, this one polls, until `max_wait` has passed. Then it fetches as well, without the lock.
+    /// Each iteration is one lookup, which is also one try for the lock. A usable entry ends the loop, and so does
+    /// the lock. An entry that is of no use may be overwritten, and the next iteration ignores it. While another
+    /// process holds the lock, this one polls, until `max_wait` has passed. Then it fetches as well, without the lock.
     async fn share(&self, seal: &Seal, replaces: Option<&AccessToken>) -> Result<Shared, RedisFailure> {
         let mut deadline = Instant::now() + self.time_limit;
         let store = before(deadline, Store::open(&self.redis, seal.name())).await?;
@@ -145,7 +145,7 @@ impl SharedSource {
                         return Ok(Shared::Fetch(lease));
                     }
                     sleep_until(give_up.min(Instant::now() + poll_interval(fastrand::f64()))).await;
-                    // This turn waited for another process's fetch, which is not a delay by Redis.
+                    // This iteration waited for another process's fetch, which is not a delay by Redis.
                     deadline += asked.monotonic.elapsed();
                 }
             }
@@ -188,11 +188,11 @@ impl TokenSource for SharedSource {
     }
 }
 
-/// The token of an entry, if it is usable and newer than the one to be replaced. `remaining` is its remaining lifetime by
-/// Redis's clock when the reply was made; it counts from `asked`, before the question was sent.
+/// The token of an entry, if it is usable and newer than the one to be replaced. `remaining` is its remaining lifetime
+/// by Redis's clock when the reply was made; it counts from `asked`, before the question was sent.
 ///
-/// If a process could not publish its new token, the entry may hold the token that the API refused. That one is older, so
-/// it expires sooner.
+/// If a process could not publish its new token, the entry may hold the token that the API refused. That one is older,
+/// so it expires sooner.
 fn adopt(
     unsealed: &Unsealed,
     remaining: Duration,
@@ -208,7 +208,7 @@ fn adopt(
     (usable && newer).then_some(token)
 }
 
-/// 100 ms with jitter of one half, so that waiting processes do not poll in step. `random` lies in [0, 1).
+/// The poll interval: 100 ms ± 50 %, so that waiting processes do not poll in step. `random` lies in [0, 1).
 fn poll_interval(random: f64) -> Duration {
     Duration::from_millis(100).mul_f64(0.5 + random)
 }
@@ -240,7 +240,8 @@ pub struct SharedSourceBuilder {
 impl SharedSourceBuilder {
     /// The prefix of all keys in Redis. Defaults to `osdatahub-auth`.
     ///
-    /// Processes share a token only if they have the same prefix. Projects do not need different ones: they never share.
+    /// Processes share a token only if they have the same prefix. Projects do not need different ones: they never
+    /// share.
     pub fn prefix(mut self, prefix: impl Into<String>) -> Self {
         self.prefix = prefix.into();
         self
@@ -248,7 +249,8 @@ impl SharedSourceBuilder {
 
     /// The time limit for Redis in one fetch, connecting included; 5 s at most. Defaults to 250 ms.
     ///
-    /// After that the process asks the token endpoint without Redis. Waiting for another process's fetch does not count.
+    /// After that the process asks the token endpoint without Redis. Waiting for another process's fetch does not
+    /// count.
     pub fn time_limit(mut self, limit: Duration) -> Self {
         self.time_limit = limit;
         self
@@ -258,8 +260,8 @@ impl SharedSourceBuilder {
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if the Redis URL cannot be parsed, or is `rediss://` and the
-    /// crate [`redis`] has no TLS compiled in. Also if the prefix is empty, or if the time limit is zero or above 5 s. The
-    /// time limit and the endpoint's `request_timeout` together may not exceed 30 s, the limit of any fetch.
+    /// crate [`redis`] has no TLS compiled in. Also if the prefix is empty, or if the time limit is zero or above 5 s.
+    /// The time limit and the endpoint's `request_timeout` together may not exceed 30 s, the limit of any fetch.
     pub fn build(self) -> Result<SharedSource, Error> {
         let url = self.redis_url.expose_secret();
         // The crate's own error might quote the URL, which may contain a password.
@@ -267,16 +269,16 @@ impl SharedSourceBuilder {
             Error::configuration(if url.starts_with("rediss://") || url.starts_with("valkeys://") {
                 "the redis_url cannot be used: rediss:// needs a TLS feature of the crate redis, such as tokio-rustls-comp"
             } else {
-                "the redis_url cannot be parsed: it should look like redis://:password@host:6379/0, with what is special \
-                 in the password percent-encoded"
+                "the redis_url cannot be parsed: it should look like redis://:password@host:6379/0, with special \
+                 characters in the password percent-encoded"
             })
         })?;
-        Error::unless(!self.prefix.is_empty(), "the prefix of the keys in Redis is empty")?;
-        Error::unless(
+        Error::ensure(!self.prefix.is_empty(), "the prefix of the keys in Redis is empty")?;
+        Error::ensure(
             !self.time_limit.is_zero() && self.time_limit <= MAX_TIME_LIMIT,
             "the time_limit for Redis has to be more than zero and 5 s at most",
         )?;
-        Error::unless(
+        Error::ensure(
             self.time_limit + self.endpoint.request_timeout <= MAX_FETCH_TIME,
             "the time_limit for Redis and the endpoint's request_timeout have to be 30 s at most together",
         )?;

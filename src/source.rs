@@ -37,7 +37,8 @@ pub trait TokenSource: Send + Sync + 'static {
     /// Fetches a token that is valid now.
     ///
     /// `replaces` is the token that the manager wants to replace because it is stale, unusable or refused by the API.
-    /// It is `None` if the manager has no token. A source that shares tokens must not return that same token again.
+    /// It is `None` if the manager has never had a token. A source that shares tokens must not return that same token
+    /// again.
     ///
     /// # Errors
     /// The reason why there is no token. Its [kind](crate::ErrorKind) decides how soon the manager tries again.

@@ -1,4 +1,4 @@
-//! The manager's vocabulary: what it reports to health checks, logs and metrics. The lowest layer above errors.
+//! Status types: what a manager reports to health checks, logs and metrics.
 
 use std::time::Duration;
 
@@ -82,8 +82,8 @@ pub(crate) enum Reason {
 pub(crate) enum Outcome {
     /// There is a new token.
     Refreshed { after_failures: u32 },
-    /// The fetch failed. The error says when the next attempt is due. `failures` counts all since the last success;
-    /// `same_class` counts the last ones that are transient, or permanent, as this one is.
+    /// The fetch failed. The error says when the next attempt is due. `failures` counts all since the last success.
+    /// `same_class` is the length of the current run of failures that are all transient, or all permanent.
     Failed {
         error: Error,
         failures: u32,

@@ -1,5 +1,5 @@
-//! Spans, log events and metrics. Their names, fields and labels are a public contract, kept in this one file and
-//! promised in the [guide](crate::guide::operating).
+//! Spans, log events and metrics. Their names, fields and labels are a public contract, kept in this file and promised
+//! in the [guide](crate::guide::operating). Only the values of the label `for` are elsewhere, in `Need::label`.
 //!
 //! With the feature `metrics`, metrics go to the recorder that the program has installed. Without it they go nowhere.
 
@@ -49,8 +49,8 @@ pub(crate) fn refreshed(
     log_refresh(outcome);
 }
 
-/// Logs one event for each outcome. Only the first failure of a class and then every doubling is louder than DEBUG.
-/// So an outage does not flood the log, and does not hide that a credential is rejected.
+/// Logs the end of a fetch. The 1st, 2nd, 4th, 8th … failure of a class is logged above DEBUG, and the others at
+/// DEBUG. So an outage does not flood the log, and does not hide that a credential is rejected.
 fn log_refresh(outcome: &Outcome) {
     match outcome {
         Outcome::Abandoned => {}

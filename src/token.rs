@@ -19,7 +19,7 @@ pub struct AccessToken(Arc<Token>);
 struct Token {
     /// `Bearer …`, marked sensitive: the only copy of the token.
     header: HeaderValue,
-    /// The moment from which this process counts.
+    /// The start of the lifetime, as this process measures it.
     start: Moment,
     /// The token's age at `start`. Above zero if another process fetched it.
     age: Duration,
@@ -29,11 +29,11 @@ struct Token {
 impl AccessToken {
     /// A token whose lifetime starts now. For your own [`TokenSource`](crate::TokenSource).
     ///
-    /// `expires_in` above a day counts as a day. A manager treats a token with `expires_in` zero as expired.
+    /// `expires_in` is capped at a day. A manager treats a token with `expires_in` zero as expired.
     ///
     /// # Errors
-    /// [`MalformedResponse`](ErrorKind::MalformedResponse) if the token is empty or contains anything but visible ASCII. A
-    /// space or a line break would end up in a request's header.
+    /// [`MalformedResponse`](ErrorKind::MalformedResponse) if the token is empty or contains anything but visible
+    /// ASCII. A space or a line break would end up in a request's header.
     pub fn new(token: impl AsRef<str>, expires_in: Duration) -> Result<Self, Error> {
         Self::aged_at(Moment::now(), token.as_ref(), Duration::ZERO, expires_in)
     }
@@ -113,7 +113,7 @@ impl AccessToken {
 fn malformed() -> Error {
     Error::with_message(
         ErrorKind::MalformedResponse,
-        "the access token is empty or has more than visible ASCII in it, such as a space",
+        "the access token is empty or contains a character that is not visible ASCII, such as a space",
     )
 }
 

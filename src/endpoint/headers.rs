@@ -15,7 +15,8 @@ pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {
     parse_retry_after(value, date(headers).unwrap_or_else(SystemTime::now))
 }
 
-/// Parses a `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date, which counts from the response's `Date`.
+/// Parses a `Retry-After` (RFC 9110, section 10.2.3): seconds, or an HTTP date, which counts from the response's
+/// `Date`.
 pub(crate) fn parse_retry_after(value: &str, date: SystemTime) -> Option<Duration> {
     let value = value.trim();
     let wait = if !value.is_empty() && value.bytes().all(|byte| byte.is_ascii_digit()) {

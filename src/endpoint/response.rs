@@ -14,7 +14,7 @@ pub(super) const DEFAULT_LIFETIME: Duration = Duration::from_secs(240);
 /// A successful token response (RFC 6749, section 5.1).
 pub(crate) struct TokenResponse {
     pub(crate) access_token: String,
-    /// The remaining lifetime when the request was sent.
+    /// The remaining lifetime when the response was sent. Counted from before the request, it ends a little early.
     pub(crate) lifetime: Duration,
     pub(super) without_expires_in: bool,
 }

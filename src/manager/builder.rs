@@ -40,7 +40,7 @@ impl TokenManagerBuilder {
         self
     }
 
-    /// How long a caller without a usable token waits. More than a day counts as a day. Defaults to 10 s.
+    /// How long a caller without a usable token waits, capped at a day. Defaults to 10 s.
     pub fn acquire_timeout(mut self, limit: Duration) -> Self {
         self.acquire_timeout = limit;
         self
@@ -62,11 +62,11 @@ impl TokenManagerBuilder {
     /// `acquire_timeout` is zero.
     pub fn build(self) -> Result<TokenManager, Error> {
         let (from, to) = (*self.refresh_at.start(), *self.refresh_at.end());
-        Error::unless(
+        Error::ensure(
             from > 0.0 && from <= to && to <= MAX_REFRESH_AT,
             format!("refresh_at has to lie within (0, {MAX_REFRESH_AT}] and run upwards, not {from}..={to}"),
         )?;
-        Error::unless(
+        Error::ensure(
             !self.acquire_timeout.is_zero(),
             "acquire_timeout has to be more than zero",
         )?;

@@ -24,7 +24,7 @@ pub(super) struct Inner {
 impl Inner {
     /// The hot path: the current token if it meets the need. A stale one starts a refresh in the background
     /// (stale-while-revalidate).
-    // Inlined with all that it calls, because the calls would cost a tenth of it.
+    // Inlined with what it calls for a fresh token, because the calls would cost a tenth of it.
     #[inline]
     pub(super) fn ready(self: &Arc<Self>, need: Need<'_>) -> Option<AccessToken> {
         let now = Moment::now();
@@ -88,7 +88,7 @@ impl Inner {
         self.read().status(Moment::now())
     }
 
-    /// A poisoned lock is still good, because no code panics while it holds it.
+    /// Poisoning is ignored, because every update leaves the state consistent.
     pub(super) fn read(&self) -> RwLockReadGuard<'_, State> {
         self.state.read().unwrap_or_else(PoisonError::into_inner)
     }

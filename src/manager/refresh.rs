@@ -14,7 +14,7 @@ use crate::{
     clock::Moment, schedule::MAX_FETCH_TIME, source::TokenSource, status::Reason, telemetry, token::AccessToken,
 };
 
-/// Spawns the task of an attempt whose leader the caller is. It holds the manager weakly, and ends with it.
+/// Spawns the refresh task for an attempt that the caller leads. It holds the manager weakly, and ends with it.
 pub(super) fn spawn(runtime: &Handle, manager: &Arc<Inner>, attempt: Attempt) {
     let span = telemetry::refresh_span(attempt.id, attempt.reason, manager.project.as_ref());
     let dropped = dropped(manager.ended.subscribe());
@@ -56,7 +56,7 @@ async fn fetch(source: &dyn TokenSource, replaces: Option<&AccessToken>) -> Resu
     let failed = |kind, message| Err(Error::with_message(kind, message));
     // The source's own code before its first future may panic as well, so the call is inside.
     let fetch = async { timeout(MAX_FETCH_TIME, source.fetch(replaces)).await };
-    // After a panic the future is not polled again, so no code sees what the panic left behind.
+    // After a panic the future is dropped. The source is asked again, as after any other failure.
     match AssertUnwindSafe(fetch).catch_unwind().await {
         Ok(Ok(result)) => result,
         Ok(Err(_)) => failed(
@@ -70,8 +70,8 @@ async fn fetch(source: &dyn TokenSource, replaces: Option<&AccessToken>) -> Resu
     }
 }
 
-/// Guard for one attempt. On drop it abandons the attempt, so that the next caller leads another. That happens if the
-/// runtime ends in mid-fetch.
+/// Guard for one attempt. On drop it abandons the attempt, so that the next caller leads another. This happens if the
+/// runtime shuts down in mid-fetch.
 struct AttemptGuard {
     manager: Weak<Inner>,
     id: u64,

@@ -1,5 +1,5 @@
-//! The state machine of a token's life. It decides which caller gets the token, refreshes it, waits for it, or gives
-//! up. Pure: it takes `now` as an argument and does no I/O.
+//! The state machine of a token's life. For each caller it decides: return the token, lead a refresh, follow one, or
+//! fail. It takes `now` as an argument and does no I/O.
 //!
 //! # Calling contract
 //!
@@ -9,7 +9,7 @@
 //! join   ──► Ready(token)
 //!            Leader(attempt)     this caller starts the attempt, and waits for it
 //!            Follower(attempt)   the caller waits for another caller's attempt
-//!            Err                 no attempt starts before the deadline, or the last failure is permanent
+//!            Err                 the next attempt starts after the deadline, or the last failure was permanent
 //!
 //! leader ──► spawn ──► begin(id) ──► fetch ──► settle(id, result)
 //!                          └── dropped ──► abandon(id)
@@ -17,18 +17,21 @@
 //!
 //! - There is at most one attempt at a time (single-flight). `renew` and `join` elect its leader. Every other caller
 //!   follows, so an expired token does not set off a thundering herd.
-//! - The leader must spawn a task for its attempt. The task calls `begin` once it is time, fetches if that returns true,
-//!   and then calls `settle`. If the task is dropped before, `abandon` is called instead. Exactly one of the two ends an
-//!   attempt.
-//! - Leader and followers wait for the end of the attempt, or for `overdue_at`, and then call `join` again.
-//! - An overdue attempt gets one last chance of 1 s, from the first call that needs another. If it has not ended then, it is
-//!   replaced. From then on its id is out of date: `begin`, `settle` and `abandon` ignore it, so a late task changes
-//!   nothing.
-//! - `unauthorized` may be called at any time. It rejects the token or makes it stale. It starts no attempt: `renew` does.
+//! - The leader must spawn a task for its attempt. The task calls `begin` once it is time, fetches if that returns
+//!   true, and then calls `settle`. If the task is dropped before, `abandon` is called instead. Exactly one of the two
+//!   ends an attempt, unless the attempt is replaced.
+//! - Leader and followers wait for the end of the attempt, or for `overdue_at`. A caller that has neither a token nor
+//!   an error then, and has time left, calls `join` again.
+//! - An overdue attempt gets one last chance of 1 s, from the first call that needs another. If it has not ended then,
+//!   it is replaced. From then on its id is out of date: `begin`, `settle` and `abandon` ignore it, so a late task
+//!   changes nothing.
+//! - `unauthorized` may be called at any time. It rejects the token or makes it stale. It starts no attempt: `renew`
+//!   does.
 //!
-//! The last chance is for a process that was stopped. On waking it finds its attempt overdue, although the task is about to
-//! run and to settle. Without the last chance a caller that runs first would start a second fetch beside it: one POST more,
-//! with no gap between the two. An attempt on a blocked runtime stays silent, and is replaced a second later.
+//! The last chance is for a process that was stopped. On waking it finds its attempt overdue, although the task is
+//! about to run and to settle. Without the last chance a caller that runs first would start a second fetch beside it:
+//! one POST more, with no gap between the two. An attempt on a blocked runtime stays silent, and is replaced a second
+//! later.
 //!
 //! # Times
 //!
@@ -42,8 +45,8 @@
 //! | `not_before` | no attempt starts earlier: a minimum gap, or the backoff | `begin`, `settle` | `join`, `next_renewal` |
 //! | `last_401` of each throttle | the last 401 for a current token | `unauthorized` | `unauthorized` |
 //!
-//! `stale` and `unusable` are [`Moment`]s, reached when either clock says so, since a lifetime goes on while a machine is
-//! suspended. All others are monotonic, because waiting must not depend on the wall clock.
+//! `stale` and `unusable` are [`Moment`]s, reached when either clock says so, since a lifetime goes on while a machine
+//! is suspended. All others are monotonic, because waiting must not depend on the wall clock.
 
 mod current;
 mod rejections;
@@ -139,7 +142,7 @@ pub(crate) struct State {
 #[derive(Debug, Clone, Default)]
 struct Failures {
     count: u32,
-    /// How many of the last ones are all transient, or all permanent.
+    /// The length of the current run of failures that are all transient, or all permanent.
     same_class: u32,
     last: Option<Error>,
 }
@@ -175,7 +178,7 @@ impl State {
         !fresh && self.next_renewal(now).is_some_and(|at| at <= now.monotonic)
     }
 
-    /// When the next refresh is due, with or without a waiting caller. `None` while an attempt is live.
+    /// When the next refresh may start, with or without a waiting caller. `None` while an attempt is live.
     pub(crate) fn next_renewal(&self, now: Moment) -> Option<Instant> {
         if self.live_attempt(now.monotonic).is_some() {
             return None;
@@ -223,8 +226,8 @@ impl State {
         })
     }
 
-    /// What a caller still needs after a refresh. No token lasts longer than a new one, so a caller that needed a longer
-    /// lifetime takes it as it is. A shared token may not be new, though: then the caller can ask for another.
+    /// The need of a caller after a refresh. Nothing lasts longer than a new token, so `Lasting` is relaxed to
+    /// `Usable`. A token that another process fetched is not new, so then the caller may ask for another.
     pub(crate) fn need_after_refresh<'a>(&self, need: Need<'a>) -> Need<'a> {
         let is_new = |current: &CurrentToken| current.token.age_at_start().is_zero();
         match need {
@@ -233,8 +236,8 @@ impl State {
         }
     }
 
-    /// Marks the start of the fetch. False if the id is out of date: then the task must not fetch, because another may be
-    /// doing so.
+    /// Marks the start of the fetch. False if the id is out of date: then the task must not fetch, because another may
+    /// be doing so.
     pub(crate) fn begin(&mut self, id: u64, now: Moment) -> bool {
         let now = now.monotonic;
         let Some(attempt) = self.attempt.as_mut().filter(|attempt| attempt.id == id) else {
@@ -242,7 +245,7 @@ impl State {
         };
         *attempt = Attempt::new(id, attempt.reason, now);
         self.refreshes.count(attempt.reason);
-        // `settle` replaces this. It counts if the attempt is abandoned.
+        // `settle` replaces this. It takes effect only if the attempt is abandoned.
         self.not_before = Some(now + schedule::MIN_GAP_AFTER_START);
         true
     }

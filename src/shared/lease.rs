@@ -9,11 +9,12 @@ use super::seal::Seal;
 use super::store::{Lookup, RedisFailure, Store};
 use crate::{clock::Moment, telemetry, token::AccessToken};
 
-/// The limit for the release. Longer than the limit for a lookup, as no caller waits for it. By default the lock expires
-/// at about this time anyway.
+/// The limit for the release. Longer than the limit for a lookup, as no caller waits for it. By default the lock
+/// expires at about this time anyway.
 const MAX_RELEASE_TIME: Duration = Duration::from_secs(5);
 
-/// Guard for one fetch. On drop, a task releases the lock and publishes the token, so the caller never waits for Redis.
+/// Guard for one fetch, with or without the lock. On drop, a task publishes the token and releases the lock, so the
+/// caller does not wait for that.
 pub(super) struct Lease {
     store: Store,
     /// The entry that is of no use and may be overwritten; empty for none.
@@ -51,7 +52,8 @@ impl Lease {
         self.known = entry;
     }
 
-    /// Publishes a token. Its entry expires with it, however late it arrives and whatever the two wall clocks say.
+    /// Publishes a token. Its entry expires with it, however late it arrives and however much the two wall clocks
+    /// differ.
     pub(super) fn publish(mut self, token: &AccessToken, seal: &Seal) {
         self.new = self.clocks.and_then(|(redis_then, then)| {
             let expires_at = redis_then + token.remaining_at(then);

@@ -34,13 +34,13 @@ pub(super) struct Unsealed {
     pub(super) token: Zeroizing<String>,
     /// The remaining lifetime of the token when it was sealed.
     pub(super) lifetime: Duration,
-    /// The expiry by Redis's clock, as the time since 1970. An old entry that is written back has expired.
+    /// The expiry by Redis's clock, as the time since 1970. Restoring an old entry does not extend its life.
     pub(super) expires_at: Duration,
 }
 
 impl Seal {
-    /// Derives key and name from the secret, with HKDF and SHA-256 (RFC 5869). The expansion is an HMAC of all that
-    /// distinguishes two entries.
+    /// Derives key and name from the secret, with HKDF and SHA-256 (RFC 5869). The expansion is an HMAC of key and URL,
+    /// which distinguish two projects.
     pub(super) fn new(prefix: &str, credentials: &ProjectCredentials, token_url: &Url) -> Self {
         let hkdf = Hkdf::<Sha256>::new(Some(SALT), credentials.secret.expose_secret().as_bytes());
         // Neither a key nor a URL can contain a NUL, so different pairs stay different.
@@ -170,7 +170,8 @@ mod tests {
 
     #[test]
     fn what_this_version_once_wrote_can_be_read() {
-        // If this changes, the number in SALT must change. Otherwise versions would treat each other's entries as damaged.
+        // If this changes, the number in SALT must change. Otherwise versions would treat each other's entries as
+        // damaged.
         assert_eq!(seal().name(), "prefix:{p400oY359kZWyqkbPKdhd8m2usys_9UnR3k18tB2VqI}");
         let unsealed = seal().open(&STANDARD.decode("qYZ0Qounbcz5G3nmV8TQ+H6CkX0Q/MeY7k1Q4pPxiEVDuaTwjMqWGvZsIxPKLOTiyxRFu8A+EIRj4qaRZHjylsUhlNiT2MgIE6dDq8eSpglF4hAj").unwrap()).unwrap();
         assert_eq!(

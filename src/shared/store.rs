@@ -13,7 +13,8 @@ const MAX_ENTRY_BYTES: usize = 64 * 1024;
 const ACQUIRE: &str = include_str!("acquire.lua");
 const RELEASE: &str = include_str!("release.lua");
 
-/// The reason why Redis did not help. It repeats nothing that Redis sent, except for a known error code.
+/// The reason why Redis did not help. It repeats nothing that Redis sent, except for a word that has the form of
+/// an error code.
 #[derive(Debug, thiserror::Error)]
 pub(super) enum RedisFailure {
     #[error("Redis did not answer within the time_limit")]
@@ -61,8 +62,8 @@ pub(super) enum Lookup {
 
 /// A connection for one fetch.
 ///
-/// Fetches are minutes apart. A connection that was kept would be dead after Redis had been restarted or its runtime had
-/// ended, and each process would pay for that with a POST.
+/// Fetches are minutes apart. A connection that was kept may be dead: Redis may have restarted, or the tokio runtime
+/// that owned it may have shut down. Each process would pay for that with a POST.
 #[derive(Clone)]
 pub(super) struct Store {
     connection: MultiplexedConnection,
@@ -88,8 +89,8 @@ impl Store {
         })
     }
 
-    /// Looks up an entry other than `known`, or else tries the lock. Returns Redis's own clock as well, as the time since
-    /// 1970.
+    /// Looks up an entry other than `known`, or else tries the lock. Returns Redis's own clock as well, as the time
+    /// since 1970.
     pub(super) async fn acquire(
         &mut self,
         known: &[u8],

@@ -1,4 +1,5 @@
-//! The exact moments at which a decision changes. Only here can `now` hit them to the nanosecond.
+//! Decisions that only a unit test can hit exactly: at the nanosecond where one changes, and with a token that another
+//! process fetched.
 
 use super::*;
 
@@ -111,5 +112,15 @@ fn a_streak_of_401s_ends_after_twice_the_minimum_age() {
             expected,
             "{pause:?}"
         );
+    }
+}
+
+#[test]
+fn only_a_new_token_relaxes_the_need_for_a_long_lifetime() {
+    for (age, relaxed) in [(Duration::ZERO, true), (SECOND * 200, false)] {
+        let (mut state, now) = (state(), Moment::now());
+        refresh(&mut state, now, AccessToken::aged_at(now, "t", age, LIFETIME).unwrap());
+        let need = state.need_after_refresh(Need::Lasting(SECOND * 120));
+        assert_eq!(matches!(need, Need::Usable), relaxed, "{age:?}");
     }
 }

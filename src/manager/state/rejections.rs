@@ -1,7 +1,8 @@
 //! The 401 throttle: how often refused tokens may lead to new ones.
 //!
-//! A 401 about the token should lead to a new token once. If the API refuses that one too, its age is not the cause, and
-//! another POST will not help. An API that answers 401 to everything would otherwise turn every request into a POST.
+//! A 401 about the token should lead to a new token once. If the API refuses that one too, its age is not the cause,
+//! and another POST will not help. An API that answers 401 to everything would otherwise turn every request into a
+//! POST.
 //!
 //! The throttle demands a minimum age of a token before a 401 may replace it:
 //!
@@ -10,13 +11,13 @@
 //! | calm | 5 s, or a quarter of the lifetime if that is less | the first 401 starts a streak |
 //! | streak | as before, doubled by each replacement that continues the streak, up to 60 s | no 401 for twice the minimum age ends the streak |
 //!
-//! An API that refuses every token gets a new one after 5, 10, 20 and 40 s, and then every 60 s. Whatever the mix of
-//! 401s, they lead to at most 6 POSTs a minute.
+//! An API that refuses every token leads to a new one after 5 s, then after 10, 20 and 40 s more, and then every 60 s.
+//! A steady wall of 401s, of either kind or of both, leads to at most 6 POSTs a minute for lifetimes from 20 s.
 //!
-//! There are two throttles. An explicit 401, which says that the token is not valid, is held up only by explicit 401s.
-//! One odd path that answers every request with an unexplained 401 must not keep a revoked token in use. An unexplained
-//! 401 is held up by all 401s, so that alternating kinds do not double the POSTs. This is why every 401 advances the
-//! second throttle, even an explicit one, on which only the first decides.
+//! There are two throttles, because one odd path that answers every request with an unexplained 401 must not keep a
+//! revoked token in use. An explicit 401, which says that the token is not valid, is decided by the first throttle,
+//! which counts explicit 401s alone. An unexplained 401 is decided by the second, which counts both kinds. It counts
+//! explicit ones as well, so that alternating kinds do not lead to twice the POSTs.
 
 use std::time::Duration;
 
