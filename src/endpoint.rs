@@ -42,7 +42,7 @@ pub struct TokenEndpoint {
 }
 
 impl TokenEndpoint {
-    /// Starts an endpoint that authenticates with these credentials.
+    /// Returns a builder for an endpoint that authenticates with these credentials.
     pub fn builder(credentials: impl CredentialsProvider) -> TokenEndpointBuilder {
         TokenEndpointBuilder {
             credentials: Arc::new(credentials),

@@ -13,14 +13,14 @@ pub(crate) enum Verdict {
 }
 
 impl Verdict {
-    /// The verdict by the fault in a body, from as much of the body as has arrived.
+    /// The verdict from the fault in a body, from as much of the body as has arrived.
     pub(crate) fn of_body(body: &[u8]) -> Self {
         code(body)
             .and_then(|code| Self::of_code(&code))
             .unwrap_or(Self::Unexplained)
     }
 
-    /// The verdict by a code of Apigee's `OAuthV2` policy, as recorded with OS and in Apigee's documentation.
+    /// The verdict from a code of Apigee's `OAuthV2` policy, as recorded with OS and in Apigee's documentation.
     pub(crate) fn of_code(code: &str) -> Option<Self> {
         match code {
             "keymanagement.service.access_token_expired"

@@ -57,7 +57,7 @@
 //!   tokens. If there is no token, the request is not sent, and the error says why.
 //! - **No avoidable wait.** A token is renewed in the background at 75 to 85 % of its lifetime. No caller waits while
 //!   it is usable (stale-while-revalidate).
-//! - **No token more than needed.** There is one token request at a time, however many callers wait (single-flight).
+//! - **No more tokens than needed.** There is one token request at a time, however many callers wait (single-flight).
 //!   10,000 callers without a token cost one POST.
 //! - **An outage of the token endpoint does not take you down.** The current token is served until shortly before it
 //!   expires, attempts back off, and no response stops the next attempt.

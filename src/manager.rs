@@ -59,7 +59,7 @@ impl TokenManager {
         Self::builder(TokenEndpoint::builder(credentials).build()?).build()
     }
 
-    /// Starts a manager for any [`TokenSource`]: a [`TokenEndpoint`] with settings, or your own.
+    /// Returns a builder for a manager with any [`TokenSource`]: a [`TokenEndpoint`] with settings, or your own.
     pub fn builder(source: impl TokenSource) -> TokenManagerBuilder {
         TokenManagerBuilder::new(Arc::new(source))
     }

@@ -98,7 +98,7 @@ enum Shared {
 }
 
 impl SharedSource {
-    /// Starts a source that shares the tokens of `endpoint` through the Redis at `redis_url`, such as
+    /// Returns a builder for a source that shares the tokens of `endpoint` through the Redis at `redis_url`, such as
     /// `redis://:password@host:6379/0`.
     ///
     /// Credentials and token URL are the endpoint's.
@@ -280,7 +280,7 @@ impl SharedSourceBuilder {
         )?;
         Error::ensure(
             self.time_limit + self.endpoint.request_timeout <= MAX_FETCH_TIME,
-            "the time_limit for Redis and the endpoint's request_timeout have to be 30 s at most together",
+            "the time_limit for Redis and the endpoint's request_timeout must not exceed 30 s in total",
         )?;
         Ok(SharedSource {
             endpoint: self.endpoint,

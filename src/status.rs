@@ -77,7 +77,8 @@ pub(crate) enum Reason {
     Forced,
 }
 
-/// How an attempt to refresh ended. Waiting callers, logs and metrics all get this one value.
+/// How an attempt to refresh ended. Waiting callers, logs and metrics all get this one
+/// value.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     /// There is a new token.

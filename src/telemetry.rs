@@ -145,7 +145,7 @@ pub(crate) mod sharing {
     }
 
     pub(crate) fn lease_outwaited() {
-        debug!("another process holds the lock for an access token, but brings none");
+        debug!("another process holds the lock for an access token, but has not supplied one");
     }
 
     pub(crate) fn bypassed(reason: impl Display) {

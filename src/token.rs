@@ -21,7 +21,7 @@ struct Token {
     header: HeaderValue,
     /// The start of the lifetime, as this process measures it.
     start: Moment,
-    /// The token's age at `start`. Above zero if another process fetched it.
+    /// The token's age at `start`. Zero if this process fetched it.
     age: Duration,
     lifetime: Duration,
 }
@@ -95,7 +95,7 @@ impl AccessToken {
         self.0.start.after(age.saturating_sub(self.0.age))
     }
 
-    /// Above zero for a token that another process fetched.
+    /// Zero for a token that this process fetched.
     pub(crate) fn age_at_start(&self) -> Duration {
         self.0.age
     }

@@ -59,10 +59,7 @@ async fn fetch(source: &dyn TokenSource, replaces: Option<&AccessToken>) -> Resu
     // After a panic the future is dropped. The source is asked again, as after any other failure.
     match AssertUnwindSafe(fetch).catch_unwind().await {
         Ok(Ok(result)) => result,
-        Ok(Err(_)) => failed(
-            ErrorKind::Timeout,
-            "the token source was given up after 30 s without an answer",
-        ),
+        Ok(Err(_)) => failed(ErrorKind::Timeout, "the token source did not answer within 30 s"),
         Err(_) => failed(
             ErrorKind::Unavailable,
             "the token source panicked: see its panic message",

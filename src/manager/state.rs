@@ -37,13 +37,13 @@
 //!
 //! | time | meaning | set by | read by |
 //! |---|---|---|---|
-//! | `current.stale` | from here on a refresh is due | `settle` | `renewal_is_due`, `next_renewal`, `status` |
-//! | `current.unusable` | from here on callers do not get the token | `settle` | `usable`, `status` |
+//! | `current.stale` | from here on a refresh is due | `settle` | `renewal_is_due`, `next_renewal`, `reason`, `status` |
+//! | `current.unusable` | from here on callers do not get the token | `settle` | `usable`, `reason`, `adopt`, `status` |
 //! | `current.held_since` | since then this process has had the token | `settle` | `unauthorized`, through the throttle |
-//! | `attempt.starts` | the fetch starts, or started, here | `renew`, `join`, `begin` | `join`, `status`, the task |
+//! | `attempt.starts` | the fetch starts, or started, here | `renew`, `join`, `begin` | `join`, `is_backing_off`, `status`, the task |
 //! | `attempt.overdue_at` | from here on the attempt is overdue: 31 s after its start, or at the end of its last chance | as `starts` | `join`, `renew`, its leader and followers |
-//! | `not_before` | no attempt starts earlier: a minimum gap, or the backoff | `begin`, `settle` | `join`, `next_renewal` |
-//! | `last_401` of each throttle | the last 401 for a current token | `unauthorized` | `unauthorized` |
+//! | `not_before` | no attempt starts earlier: a minimum gap, or the backoff | `begin`, `settle` | `join`, `next_renewal`, `is_backing_off` |
+//! | `last_401` of each throttle | the last 401 for a current token that was not suspected yet | `unauthorized` | `unauthorized` |
 //!
 //! `stale` and `unusable` are [`Moment`]s, reached when either clock says so, since a lifetime goes on while a machine
 //! is suspended. All others are monotonic, because waiting must not depend on the wall clock.
@@ -170,7 +170,8 @@ impl State {
         usable.then_some(&current.token)
     }
 
-    /// Whether a refresh is due, and no attempt is live: scheduled or running, and not overdue.
+    /// Whether a refresh is due and no attempt is live. An attempt is live from its election until it is overdue or
+    /// ends.
     #[inline]
     pub(crate) fn renewal_is_due(&self, now: Moment) -> bool {
         // The hot path ends with the first line: for a fresh token it costs two comparisons and no arithmetic.
@@ -300,6 +301,7 @@ impl State {
             return Action::Replace; // A late 401, for a token that has been replaced or rejected already.
         };
         let is_explicit = verdict == Verdict::AboutToken;
+        // A suspected token has passed the throttle already.
         if !current.suspected && !self.throttle.admit(now.monotonic, current, is_explicit) {
             return Action::TooNew;
         }

@@ -4,7 +4,7 @@ use http::{HeaderMap, header::WWW_AUTHENTICATE};
 
 use crate::fault::Verdict;
 
-/// The verdict by the headers alone, if they give one: by the code of a fault, or by RFC 6750's error.
+/// The verdict from the headers alone, if they give one: from the code of a fault, or from RFC 6750's error.
 pub(crate) fn verdict(headers: &HeaderMap) -> Option<Verdict> {
     let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
     challenges

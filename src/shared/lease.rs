@@ -52,8 +52,8 @@ impl Lease {
         self.known = entry;
     }
 
-    /// Publishes a token. Its entry expires with it, however late it arrives and however much the two wall clocks
-    /// differ.
+    /// Sets the token that the drop publishes. Its entry expires with it, however late it arrives and however much the
+    /// two wall clocks differ.
     pub(super) fn publish(mut self, token: &AccessToken, seal: &Seal) {
         self.new = self.clocks.and_then(|(redis_then, then)| {
             let expires_at = redis_then + token.remaining_at(then);

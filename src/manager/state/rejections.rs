@@ -15,9 +15,9 @@
 //! A steady wall of 401s, of either kind or of both, leads to at most 6 POSTs a minute for lifetimes from 20 s.
 //!
 //! There are two throttles, because one odd path that answers every request with an unexplained 401 must not keep a
-//! revoked token in use. An explicit 401, which says that the token is not valid, is decided by the first throttle,
-//! which counts explicit 401s alone. An unexplained 401 is decided by the second, which counts both kinds. It counts
-//! explicit ones as well, so that alternating kinds do not lead to twice the POSTs.
+//! revoked token in use. An explicit 401, which says that the token is not valid, is decided by `explicit`, which counts
+//! explicit 401s alone. An unexplained 401 is decided by `all`, which counts both kinds. It counts explicit ones as
+//! well, so that alternating kinds do not lead to twice the POSTs.
 
 use std::time::Duration;
 
