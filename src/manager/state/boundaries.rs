@@ -124,3 +124,17 @@ fn only_a_new_token_relaxes_the_need_for_a_long_lifetime() {
         assert_eq!(matches!(need, Need::Usable), relaxed, "{age:?}");
     }
 }
+
+#[test]
+fn a_401_replaces_a_shared_token_at_once_if_it_is_old_enough() {
+    for (age, expected) in [(SECOND * 4, Action::TooNew), (SECOND * 5, Action::Replace)] {
+        let (mut state, now) = (state(), Moment::now());
+        let shared = AccessToken::aged_at(now, "shared", age, LIFETIME).unwrap();
+        refresh(&mut state, now, shared.clone());
+        assert_eq!(
+            state.unauthorized(now, &shared, Verdict::AboutToken),
+            expected,
+            "{age:?}"
+        );
+    }
+}
