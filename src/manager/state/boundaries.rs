@@ -5,7 +5,10 @@ use super::*;
 
 const LIFETIME: Duration = Duration::from_secs(299);
 const SECOND: Duration = Duration::from_secs(1);
-const NANOSECOND: Duration = Duration::from_nanos(1);
+
+fn just_before(time: Duration) -> Duration {
+    time.saturating_sub(Duration::from_nanos(1))
+}
 
 fn state() -> State {
     State::new(0.5..=0.5)
@@ -43,7 +46,9 @@ fn a_caller_waits_for_an_attempt_that_starts_at_its_deadline_and_for_none_that_s
     assert!(state.settle(attempt.id, now, failure, 0.0).is_some());
     // The first backoff is 1 s, halved by the jitter.
     let starts = now.monotonic + SECOND / 2;
-    let error = state.join(now, Need::Usable, starts - NANOSECOND).unwrap_err();
+    let error = state
+        .join(now, Need::Usable, now.monotonic + just_before(SECOND / 2))
+        .unwrap_err();
     assert_eq!(error.retry_after(), Some(SECOND / 2));
     assert!(matches!(
         state.join(now, Need::Usable, starts),
@@ -59,7 +64,7 @@ fn an_attempt_whose_time_has_come_is_joined_even_after_a_permanent_failure() {
     let failure = Err(Error::new(ErrorKind::CredentialsRejected, "scripted"));
     assert!(state.settle(attempt.id, now, failure, 0.0).is_some());
     let due = now.after(SECOND * 5);
-    let before = now.after(SECOND * 5 - NANOSECOND);
+    let before = now.after(just_before(SECOND * 5));
     assert!(state.join(before, Need::Usable, due.monotonic + SECOND).is_err());
     assert!(joined(&mut state, due).1);
 }
@@ -69,7 +74,7 @@ fn an_attempt_is_overdue_after_31_s_and_replaced_a_second_later() {
     let (mut state, now) = (state(), Moment::now());
     let (first, _) = joined(&mut state, now);
     assert!(state.begin(first.id, now));
-    for at in [SECOND * 31 - NANOSECOND, SECOND * 31, SECOND * 32 - NANOSECOND] {
+    for at in [just_before(SECOND * 31), SECOND * 31, just_before(SECOND * 32)] {
         let (attempt, leads) = joined(&mut state, now.after(at));
         assert_eq!((attempt.id, leads), (first.id, false), "{at:?}");
     }
@@ -95,7 +100,7 @@ fn an_overdue_attempt_that_no_caller_has_replaced_may_still_begin_and_settle() {
 fn a_streak_of_401s_ends_after_twice_the_minimum_age() {
     for (pause, expected) in [
         (SECOND * 10, Action::Replace),
-        (SECOND * 10 - NANOSECOND, Action::TooNew),
+        (just_before(SECOND * 10), Action::TooNew),
     ] {
         let (mut state, start) = (state(), Moment::now());
         let first = token("first", start);
