@@ -27,23 +27,23 @@ fn joined(state: &mut State, now: Moment) -> (Attempt, bool) {
     }
 }
 
-/// Fetches this token from start to end at `now`.
-fn refresh(state: &mut State, now: Moment, token: AccessToken) {
+/// Leads an attempt from start to end at `now`.
+fn fetch(state: &mut State, now: Moment, result: Result<AccessToken, Error>) -> Option<Outcome> {
     let (attempt, leads) = joined(state, now);
     assert!(leads && state.begin(attempt.id, now));
-    assert!(matches!(
-        state.settle(attempt.id, now, Ok(token), 0.0),
-        Some(Outcome::Refreshed { .. })
-    ));
+    let outcome = state.settle(attempt.id, now, result, 0.0);
+    assert!(outcome.is_some());
+    outcome
+}
+
+fn refresh(state: &mut State, now: Moment, token: AccessToken) {
+    assert!(matches!(fetch(state, now, Ok(token)), Some(Outcome::Refreshed { .. })));
 }
 
 #[test]
 fn a_caller_waits_for_an_attempt_that_starts_at_its_deadline_and_for_none_that_starts_later() {
     let (mut state, now) = (state(), Moment::now());
-    let (attempt, _) = joined(&mut state, now);
-    assert!(state.begin(attempt.id, now));
-    let failure = Err(Error::new(ErrorKind::Unavailable, "scripted"));
-    assert!(state.settle(attempt.id, now, failure, 0.0).is_some());
+    fetch(&mut state, now, Err(Error::new(ErrorKind::Unavailable, "scripted")));
     // The first backoff is 1 s, halved by the jitter.
     let starts = now.monotonic + SECOND / 2;
     let error = state
@@ -59,10 +59,11 @@ fn a_caller_waits_for_an_attempt_that_starts_at_its_deadline_and_for_none_that_s
 #[test]
 fn an_attempt_whose_time_has_come_is_joined_even_after_a_permanent_failure() {
     let (mut state, now) = (state(), Moment::now());
-    let (attempt, _) = joined(&mut state, now);
-    assert!(state.begin(attempt.id, now));
-    let failure = Err(Error::new(ErrorKind::CredentialsRejected, "scripted"));
-    assert!(state.settle(attempt.id, now, failure, 0.0).is_some());
+    fetch(
+        &mut state,
+        now,
+        Err(Error::new(ErrorKind::CredentialsRejected, "scripted")),
+    );
     let due = now.after(SECOND * 5);
     let before = now.after(just_before(SECOND * 5));
     assert!(state.join(before, Need::Usable, due.monotonic + SECOND).is_err());
