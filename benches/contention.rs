@@ -11,8 +11,6 @@
 //! reference count that all clones of a header share, which is contended in all four cases. No real service asks this
 //! fast.
 
-mod common;
-
 use std::{
     hint::black_box,
     sync::Arc,
@@ -20,7 +18,7 @@ use std::{
 };
 
 use arc_swap::ArcSwap;
-use common::{CachedHeader, fresh};
+use benches::{CachedHeader, fresh};
 use criterion::{BenchmarkGroup, BenchmarkId, Criterion, criterion_group, criterion_main, measurement::WallTime};
 use http::HeaderValue;
 use osdatahub_auth::TokenManager;

@@ -10,8 +10,6 @@
 //!
 //! The bench `memory` counts the allocations, because counting takes time.
 
-mod common;
-
 use std::{
     process::ExitCode,
     sync::RwLock,
@@ -19,8 +17,8 @@ use std::{
 };
 
 use async_trait::async_trait;
+use benches::{CachedHeader, ConstantHeader, Limit, chain, finish, fresh, header, poll_once, ratio, report, send};
 use bytes::Bytes;
-use common::{CachedHeader, ConstantHeader, Limit, chain, finish, fresh, header, poll_once, ratio, report, send};
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use osdatahub_auth::BearerAuth;
 use reqwest::{Request, Response};

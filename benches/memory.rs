@@ -1,14 +1,12 @@
 //! Allocations: how many do a token and a request need, and how large is a manager?
 //!
 //! They are counted, not timed, so the figures are the same on every machine. A chain's counts include what
-//! `reqwest-middleware` allocates for a request. `tests/allocations.rs` tests the promises.
-
-mod common;
+//! `reqwest-middleware` allocates for a request. `tests/allocations` tests the promises.
 
 use std::{process::ExitCode, time::Duration};
 
 use allocation_counter::measure;
-use common::{ConstantHeader, Fixed, LIFE, Limit, chain, finish, fresh, header, poll_once, report, send};
+use benches::{ConstantHeader, Fixed, LIFE, Limit, chain, finish, fresh, header, poll_once, report, send};
 use osdatahub_auth::{BearerAuth, TokenManager};
 use reqwest_middleware::Middleware;
 

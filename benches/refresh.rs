@@ -6,14 +6,12 @@
 //! It includes pauses that the machine imposes on a thread in the middle of a call. For comparison, the bench also
 //! prints the longest duration of a call that does nothing.
 
-mod common;
-
 use std::{
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use common::{Fixed, Limit, finish, report};
+use benches::{Fixed, Limit, finish, report};
 use osdatahub_auth::TokenManager;
 use tokio::{runtime::Builder, task::JoinSet, time::sleep};
 

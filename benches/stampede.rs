@@ -7,8 +7,6 @@
 //! The bytes per waiting caller include its task. An allocator counts them for this thread, which makes the times
 //! slightly longer.
 
-mod common;
-
 use std::{
     process::ExitCode,
     sync::{
@@ -20,7 +18,7 @@ use std::{
 
 use allocation_counter::measure;
 use async_trait::async_trait;
-use common::{LIFE, Limit, TOKEN, finish, median, report};
+use benches::{LIFE, Limit, TOKEN, finish, median, report};
 use osdatahub_auth::{AccessToken, Error, TokenManager, TokenSource};
 use tokio::{
     runtime::Builder,

@@ -7,15 +7,13 @@
 //! tens of milliseconds. Two lines before the figure break it down. The first is the cost of any layer that adds a
 //! header, the second the cost without the copy of the request that a replay needs.
 
-mod common;
-
 use std::{
     convert::Infallible,
     process::ExitCode,
     time::{Duration, Instant},
 };
 
-use common::{ConstantHeader, Limit, finish, fresh, header, ratio, report};
+use benches::{ConstantHeader, Limit, finish, fresh, header, ratio, report};
 use http::Response;
 use hyper::{server::conn::http1, service::service_fn};
 use hyper_util::rt::TokioIo;

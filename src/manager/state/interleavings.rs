@@ -3,7 +3,7 @@
 //! Callers ask and give up, tasks begin, end and are dropped, tokens are refused, and time passes. In every order
 //! there is one fetch at a time (single-flight), and no caller waits for an attempt that no task makes.
 //!
-//! `ELECTION_DEPTH=12 cargo nextest run --release --lib interleavings` goes deeper.
+//! `ELECTION_DEPTH=12 cargo nextest run --release interleavings` goes deeper.
 
 use super::*;
 

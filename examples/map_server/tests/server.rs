@@ -1,0 +1,217 @@
+//! The token route: its same-origin check, rate limit and responses.
+
+use std::{error::Error, ffi::OsStr, net::SocketAddr, time::Duration};
+
+use map_server::{MapServer, port};
+use osdatahub_auth::{FakeAnswer, FakeDataHub};
+use reqwest::{Client, Method, RequestBuilder, Response};
+use serde_json::Value;
+use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+
+struct Server {
+    hub: FakeDataHub,
+    client: Client,
+    address: SocketAddr,
+    _task: JoinSet<()>,
+}
+
+impl Server {
+    async fn start() -> Self {
+        let hub = FakeDataHub::start().await.unwrap();
+        let client = hub.client_builder().build().unwrap();
+        let app = MapServer::of_fake(&hub).unwrap().router();
+        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+        let address = listener.local_addr().unwrap();
+        let mut task = JoinSet::new();
+        task.spawn(async move { axum::serve(listener, app).await.unwrap() });
+        Self {
+            hub,
+            client,
+            address,
+            _task: task,
+        }
+    }
+
+    fn get(&self, path: &str) -> RequestBuilder {
+        self.client.get(format!("http://{}{path}", self.address))
+    }
+
+    /// Sends a request with the header that a browser adds for a page of the same origin.
+    async fn token(&self, path: &str) -> Response {
+        let request = self.get(path).header("Sec-Fetch-Site", "same-origin");
+        request.send().await.unwrap()
+    }
+}
+
+async fn access_token(response: Response) -> String {
+    let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    body["access_token"].as_str().unwrap().to_owned()
+}
+
+#[tokio::test]
+async fn a_page_of_this_server_gets_a_token_that_no_cache_keeps() {
+    let server = Server::start().await;
+    let response = server.token("/token").await;
+    assert_eq!(response.status(), 200);
+    assert_eq!(response.headers()["Content-Type"], "application/json");
+    assert_eq!(response.headers()["Cache-Control"], "no-store");
+    assert!(!response.headers().contains_key("Access-Control-Allow-Origin"));
+    let body: Value = serde_json::from_slice(&response.bytes().await.unwrap()).unwrap();
+    assert!((297..=299).contains(&body["expires_in"].as_u64().unwrap()), "{body}");
+    assert_eq!(body["token_type"], "Bearer");
+    assert_eq!(body.as_object().unwrap().len(), 3);
+}
+
+#[tokio::test]
+async fn whoever_is_no_page_of_this_server_is_refused_and_costs_no_token() {
+    let server = Server::start().await;
+    let own_origin = format!("http://{}", server.address);
+    let lookalike = format!("{own_origin}.evil.example");
+    let refused: [&[(&str, &str)]; 11] = [
+        // curl, or a browser over plain http to a host that is not loopback.
+        &[],
+        &[("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "same-site")],
+        // A user typed the address.
+        &[("Sec-Fetch-Site", "none")],
+        &[("Sec-Fetch-Site", "cross-site"), ("Origin", &own_origin)],
+        // A browser that sends `Origin` to loopback or over https also sends `Sec-Fetch-Site`.
+        &[("Origin", &own_origin)],
+        &[("Origin", "https://map.example")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Origin", "https://map.example")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Origin", "null")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Origin", "http://127.0.0.1")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Origin", &lookalike)],
+    ];
+    for headers in refused {
+        let request = headers.iter().fold(server.get("/token"), |request, (name, value)| {
+            request.header(*name, *value)
+        });
+        let response = request.send().await.unwrap();
+        assert_eq!(response.status(), 403, "{headers:?}");
+        assert_eq!(response.headers()["Cache-Control"], "no-store");
+        assert!(!response.headers().contains_key("Access-Control-Allow-Origin"));
+        assert_eq!(response.text().await.unwrap(), "");
+    }
+    assert_eq!(server.hub.token_posts(), 0);
+    let request = server.get("/token").header("Sec-Fetch-Site", "same-origin");
+    let response = request.header("Origin", own_origin).send().await.unwrap();
+    assert_eq!(response.status(), 200, "a request with both headers should get a token");
+}
+
+#[tokio::test]
+async fn no_preflight_is_granted() {
+    let server = Server::start().await;
+    let url = format!("http://{}/token", server.address);
+    let request = server
+        .client
+        .request(Method::OPTIONS, url)
+        .header("Origin", "https://map.example");
+    let response = request
+        .header("Access-Control-Request-Method", "GET")
+        .send()
+        .await
+        .unwrap();
+    assert_eq!(response.status(), 405);
+    assert!(!response.headers().contains_key("Access-Control-Allow-Origin"));
+}
+
+#[tokio::test]
+async fn a_client_that_asks_too_often_is_told_when_to_come_again() {
+    let server = Server::start().await;
+    for _ in 0..30 {
+        assert_eq!(server.token("/token").await.status(), 200);
+    }
+    // On a slow machine, the quota may have recovered a little meanwhile.
+    let mut response = server.token("/token").await;
+    while response.status() == 200 {
+        response = server.token("/token").await;
+    }
+    assert_eq!(response.status(), 429);
+    assert_eq!(response.headers()["Cache-Control"], "no-store");
+    let wait: u64 = response.headers()["Retry-After"].to_str().unwrap().parse().unwrap();
+    assert!((1..=2).contains(&wait), "{wait} s");
+    assert_eq!(response.text().await.unwrap(), "");
+    sleep(Duration::from_secs(wait)).await;
+    assert_eq!(server.token("/token").await.status(), 200);
+    assert_eq!(server.hub.token_posts(), 1);
+}
+
+#[tokio::test]
+async fn while_no_token_can_be_had_the_answer_says_when_and_not_why() {
+    let server = Server::start().await;
+    let failure = FakeAnswer::new(503, "CanaryReason").with_header("Retry-After", "40");
+    server.hub.fail(failure);
+    let response = server.token("/token").await;
+    assert_eq!(response.status(), 503);
+    assert_eq!(response.headers()["Retry-After"], "40");
+    assert_eq!(response.headers()["Cache-Control"], "no-store");
+    assert_eq!(response.text().await.unwrap(), "");
+}
+
+#[tokio::test]
+async fn a_page_that_says_its_token_was_refused_is_believed_only_if_the_api_says_so_too() {
+    let server = Server::start().await;
+    // A 401 replaces a token only after the server has held it for a quarter of its lifetime, here 3 s.
+    server.hub.set_lifetime(Duration::from_secs(12));
+    let first = access_token(server.token("/token").await).await;
+    sleep(Duration::from_millis(3_100)).await;
+    for _ in 0..5 {
+        assert_eq!(access_token(server.token("/token?refused").await).await, first);
+    }
+    assert_eq!(server.hub.token_posts(), 1);
+    assert_eq!(server.hub.api_requests(), 1, "the five requests should share one probe");
+
+    server.hub.revoke_all();
+    // The server probes the API at most every 2 s.
+    sleep(Duration::from_millis(2_100)).await;
+    assert_ne!(access_token(server.token("/token?refused").await).await, first);
+    assert_eq!(server.hub.token_posts(), 2);
+}
+
+#[tokio::test]
+async fn the_page_and_its_files_allow_nothing_that_they_do_not_need() {
+    let server = Server::start().await;
+    for path in [
+        "/",
+        "/map.js",
+        "/failed.js",
+        "/token.js",
+        "/page.css",
+        "/maplibre/maplibre-gl.mjs",
+    ] {
+        let response = server.get(path).send().await.unwrap();
+        assert_eq!(response.status(), 200, "{path}");
+        let policy = response.headers()["Content-Security-Policy"].to_str().unwrap();
+        assert!(
+            policy.starts_with("default-src 'none'; script-src 'self'; style-src 'self';"),
+            "{policy}"
+        );
+        assert!(!policy.contains("unsafe"), "{policy}");
+        let api = server.hub.origin();
+        let api = api.as_str().trim_end_matches('/');
+        assert!(policy.contains(&format!("connect-src 'self' {api}")), "{policy}");
+        assert_eq!(response.headers()["X-Content-Type-Options"], "nosniff");
+        assert_eq!(response.headers()["Referrer-Policy"], "no-referrer");
+    }
+}
+
+#[tokio::test]
+async fn a_port_that_cannot_be_had_is_an_error_that_names_the_setting() {
+    let used_port = port::listen(Some(OsStr::new("0"))).await.unwrap();
+    let used_port = used_port.local_addr().unwrap().port().to_string();
+    let error = port::listen(Some(OsStr::new(&used_port))).await.unwrap_err();
+    assert_eq!(
+        error.to_string(),
+        format!("port {used_port} cannot be opened; the variable PORT chooses another")
+    );
+    assert!(error.source().is_some(), "the source should be the reason");
+    for invalid in ["", "http", "-1", "65536"] {
+        let error = port::listen(Some(OsStr::new(invalid))).await.unwrap_err();
+        assert_eq!(
+            error.to_string(),
+            format!("PORT is {invalid:?}, which is no number from 0 to 65535")
+        );
+    }
+}

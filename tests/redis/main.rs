@@ -1,0 +1,4 @@
+//! Tests with real Redis servers, and with fleets of processes.
+
+mod fleet;
+mod shared;

@@ -1,0 +1,10 @@
+//! Tests over real sockets, in real time.
+
+mod chain;
+mod endpoint;
+mod events;
+mod fake_hub;
+mod metrics;
+mod middleware;
+mod rotation;
+mod soak;
