@@ -221,9 +221,9 @@ async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
 async fn an_overdue_attempt_has_one_more_second_to_show_that_it_is_alive() {
     let source = Source::healthy();
     let tokens = source.manager();
-    let blocked = runtime();
+    let undriven = Builder::new_current_thread().enable_all().build().unwrap();
     {
-        let _entered = blocked.enter();
+        let _entered = undriven.enter();
         assert!(poll_once(tokens.token()).is_none());
     }
     // Overdue for a second, but the process may have been stopped. The first caller grants the last chance.
@@ -236,7 +236,7 @@ async fn an_overdue_attempt_has_one_more_second_to_show_that_it_is_alive() {
     sleep(millis(400)).await;
     tokens.token().await.unwrap();
     assert_eq!(source.count(), 1);
-    blocked.shutdown_background();
+    undriven.shutdown_background();
 }
 
 #[test]
