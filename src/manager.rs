@@ -1,6 +1,7 @@
 //! The token manager: its public methods, and how a caller waits.
 
 mod builder;
+mod deadline;
 mod inner;
 mod keep_warm;
 mod refresh;
@@ -11,6 +12,7 @@ use std::{fmt, sync::Arc, time::Duration};
 use tokio::time::{Instant, timeout_at};
 use tokio::{runtime::Handle, sync::watch};
 
+use self::deadline::Deadline;
 use self::inner::Inner;
 use self::state::{Join, Need};
 pub use self::{builder::TokenManagerBuilder, keep_warm::KeepWarm};
@@ -42,8 +44,8 @@ use crate::{
 /// One that is set ahead, as after a suspension, leads to one early refresh.
 ///
 /// A refresh runs as a separate task, on the runtime of the caller that started it. It goes on if that caller is
-/// dropped or times out. If its runtime ends, another caller starts the next one. Dropping the last clone drops the
-/// task and the secret as well.
+/// dropped or times out. If its runtime ends, another caller starts the next one. If its runtime is blocked, another
+/// caller does so after half a minute. Dropping the last clone drops the task and the secret as well.
 #[derive(Clone)]
 pub struct TokenManager {
     inner: Arc<Inner>,
@@ -66,15 +68,15 @@ impl TokenManager {
 
     /// Returns a usable token.
     ///
-    /// Returns at once while there is one. Otherwise the caller waits for the refresh that is running, or for the next
-    /// one, and gets its result, even if it is an error. During a backoff, the caller waits for the next attempt if
-    /// that starts within the `acquire_timeout` and the last failure was transient.
+    /// Returns at once while there is one. Otherwise the caller waits until there is one, for up to the
+    /// `acquire_timeout`. All callers share the attempts meanwhile: one at a time, with a backoff after each failure.
     ///
-    /// Cancel-safe: the refresh goes on.
+    /// Cancel-safe: dropping the future does not stop a refresh.
     ///
     /// # Errors
-    /// The error of the refresh; its [`retry_after`](Error::retry_after) says when the next one is due.
-    /// [`Timeout`](ErrorKind::Timeout) if there is no result within the `acquire_timeout`.
+    /// The error of the last refresh, at once, if that failed permanently or the next one starts after the
+    /// `acquire_timeout`. Its [`retry_after`](Error::retry_after) says when the next one is due.
+    /// [`Timeout`](ErrorKind::Timeout), caused by the last failure, if the `acquire_timeout` passes.
     /// [`Configuration`](ErrorKind::Configuration) if there is no token and the caller is outside a tokio runtime.
     /// [`Unavailable`](ErrorKind::Unavailable) if the caller's runtime is shutting down.
     ///
@@ -90,7 +92,8 @@ impl TokenManager {
     /// call. A token with less left is refreshed first, by the same single-flight as any other.
     ///
     /// # Errors
-    /// As [`token`](Self::token), even while the current token is usable for a shorter time. Ask `token` for that one.
+    /// As [`token`](Self::token). While the current token is usable, though for a shorter time, the first failure of a
+    /// refresh is returned at once. Ask `token` for that token.
     ///
     /// # Panics
     /// As [`token`](Self::token).
@@ -165,7 +168,9 @@ impl TokenManager {
     /// }
     /// ```
     ///
-    /// Its task runs on the current tokio runtime.
+    /// Its task runs on the current tokio runtime. If that ends, so does the task, and a WARN says so. A runtime that is
+    /// often blocked, such as one of actix-web's workers, is a poor place for it: the guide's page on
+    /// [operating](crate::guide::operating#runtimes) shows a separate one.
     ///
     /// # Panics
     /// Outside a tokio runtime.
@@ -194,16 +199,17 @@ impl TokenManager {
 
     /// The slow path of a caller without a token: joins an attempt, waits for its end, and decides what that means.
     ///
-    /// Each iteration waits for one attempt. The caller leaves with a token, with the error of the attempt, or at
-    /// its deadline. It goes on if its token does not meet the need, or if the attempt is overdue or was
-    /// abandoned by another runtime.
+    /// Each iteration waits for one attempt. The caller leaves with a token or at its deadline, or with an error that
+    /// `join` gives: the next attempt comes too late or cannot help. It waits on if the new token does not meet the
+    /// need, if the attempt failed, is overdue or was abandoned by another runtime. A caller with a usable token to fall
+    /// back on leaves with the first failure.
     async fn wait(&self, mut need: Need<'_>) -> Result<AccessToken, Error> {
         let runtime = Handle::try_current().map_err(|_| outside_runtime())?;
-        let deadline = Instant::now() + self.inner.acquire_timeout;
+        let mut deadline = Deadline::new(Instant::now(), self.inner.acquire_timeout);
         let mut ended = self.inner.ended.subscribe();
         let mut waiting = None;
         loop {
-            let join = self.inner.write().join(Moment::now(), need, deadline)?;
+            let join = self.inner.write().join(Moment::now(), need, deadline.at())?;
             let (attempt, leads) = match join {
                 Join::Ready(token) => return Ok(token),
                 Join::Follower(attempt) => (attempt, false),
@@ -215,15 +221,15 @@ impl TokenManager {
             // Started here, because a caller that gets a token or an error at once has not waited.
             waiting.get_or_insert_with(|| telemetry::Waiting::new(self.inner.project.as_ref(), need.label()));
             let end = end_of(&mut ended, attempt.id);
-            let failure = match timeout_at(deadline.min(attempt.overdue_at), end).await {
+            let failure = match timeout_at(deadline.at().min(attempt.overdue_at), end).await {
                 Ok((_, Outcome::Refreshed { .. })) => {
                     need = self.inner.read().need_after_refresh(need);
                     None
                 }
-                Ok((_, Outcome::Failed { error, .. })) => Some(error),
+                Ok((_, Outcome::Failed { error, .. })) => self.current().is_some().then_some(error),
                 // Only a runtime drops tasks. If it dropped the one that this caller spawned, it would drop the next.
                 Ok((id, Outcome::Abandoned)) => (leads && id == attempt.id).then(shutting_down),
-                Err(_) => (Instant::now() >= deadline).then(|| self.timed_out()),
+                Err(_) => None,
             };
             // Whatever the outcome, a later attempt may have stored a token meanwhile.
             if let Some(token) = self.inner.ready(need) {
@@ -232,13 +238,11 @@ impl TokenManager {
             if let Some(failure) = failure {
                 return Err(failure);
             }
+            let now = Instant::now();
+            if deadline.has_passed(now) {
+                return Err(self.inner.read().timed_out(now, self.inner.acquire_timeout));
+            }
         }
-    }
-
-    fn timed_out(&self) -> Error {
-        let limit = self.inner.acquire_timeout;
-        let message = format!("no access token came within the acquire_timeout of {limit:?}; the refresh goes on");
-        self.inner.read().timed_out(message)
     }
 }
 

@@ -14,7 +14,10 @@ pub(crate) const MAX_FETCH_TIME: Duration = Duration::from_secs(30);
 /// stands still.
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_secs(31);
 
-/// The last chance of an overdue attempt to end.
+/// A timer that fires this late was held up: the process was stopped, or its runtime was blocked.
+pub(crate) const STOOD_STILL_AFTER: Duration = Duration::from_millis(500);
+
+/// The last chance of an overdue attempt to end, and of a caller whose deadline passed while the process stood still.
 pub(crate) const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// The minimum gap between the start of an attempt and the next one. It matters if the first was abandoned, as it may
@@ -62,26 +65,26 @@ pub(crate) fn expiry_margin(lifetime: Duration) -> Duration {
         .min(lifetime / 10)
 }
 
-/// The wait after a failure. `same_class` counts the failures in a row that are all transient, or all permanent, this
-/// one included. `lifetime` is that of the last token, if there was one. `random` lies in [0, 1).
+/// The wait after a failure. `class_failures` counts the failures of its class, transient or permanent, since the last
+/// success, this one included. `lifetime` is that of the last token, if there was one. `random` lies in [0, 1).
 ///
 /// Transient failures get equal jitter, between half and all of the exponential backoff: a fleet spreads out, and the
 /// cap stays a cap. `Retry-After` is a floor.
-pub(crate) fn backoff(error: &Error, same_class: u32, lifetime: Option<Duration>, random: f64) -> Duration {
+pub(crate) fn backoff(error: &Error, class_failures: u32, lifetime: Option<Duration>, random: f64) -> Duration {
     let wait = if error.is_transient() {
         let cap = lifetime.map_or(MAX_BACKOFF_UNKNOWN_LIFETIME, |lifetime| {
             (lifetime / 20).clamp(Duration::from_secs(1), Duration::from_secs(30))
         });
-        doubled(FIRST_TRANSIENT_BACKOFF, same_class, cap).mul_f64(0.5 + random / 2.0)
+        doubled(FIRST_TRANSIENT_BACKOFF, class_failures, cap).mul_f64(0.5 + random / 2.0)
     } else {
-        doubled(FIRST_PERMANENT_BACKOFF, same_class, MAX_PERMANENT_BACKOFF)
+        doubled(FIRST_PERMANENT_BACKOFF, class_failures, MAX_PERMANENT_BACKOFF)
     };
     let floor = error.retry_after().unwrap_or_default();
     wait.max(floor.min(MAX_RETRY_AFTER))
 }
 
-fn doubled(first: Duration, same_class: u32, cap: Duration) -> Duration {
-    let factor = 2_u32.saturating_pow(same_class.saturating_sub(1));
+fn doubled(first: Duration, class_failures: u32, cap: Duration) -> Duration {
+    let factor = 2_u32.saturating_pow(class_failures.saturating_sub(1));
     first.saturating_mul(factor).min(cap)
 }
 
@@ -130,18 +133,18 @@ mod tests {
 
         #[test]
         fn a_backoff_lies_between_half_a_second_and_its_cap(
-            same_class: u32,
+            class_failures: u32,
             lifetime in proptest::option::of(any::<u64>()),
             random in 0.0..1.0,
         ) {
             let lifetime = lifetime.map(|seconds| Duration::from_secs(seconds).min(DAY));
-            let wait = backoff(&failure(true), same_class, lifetime, random);
+            let wait = backoff(&failure(true), class_failures, lifetime, random);
             prop_assert!(wait >= SECOND / 2);
             prop_assert!(wait <= 30 * SECOND);
             if let Some(lifetime) = lifetime.filter(|lifetime| *lifetime < 20 * SECOND) {
                 prop_assert!(wait <= SECOND, "{wait:?} for {lifetime:?}");
             }
-            let wait = backoff(&failure(false), same_class, lifetime, random);
+            let wait = backoff(&failure(false), class_failures, lifetime, random);
             prop_assert!(wait >= 5 * SECOND && wait <= 30 * SECOND);
         }
 

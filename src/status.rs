@@ -77,18 +77,17 @@ pub(crate) enum Reason {
     Forced,
 }
 
-/// How an attempt to refresh ended. Waiting callers, logs and metrics all get this one
-/// value.
+/// How an attempt to refresh ended. Waiting callers, logs and metrics all get this one value.
 #[derive(Debug, Clone)]
 pub(crate) enum Outcome {
     /// There is a new token.
     Refreshed { after_failures: u32 },
-    /// The fetch failed. The error says when the next attempt is due. `failures` counts all since the last success.
-    /// `same_class` is the length of the current run of failures that are all transient, or all permanent.
+    /// The fetch failed. The error says when the next attempt is due. `failures` counts all since the last success, and
+    /// `class_failures` those of this error's class: transient or permanent.
     Failed {
         error: Error,
         failures: u32,
-        same_class: u32,
+        class_failures: u32,
     },
     /// The task was dropped before the fetch returned, for example because its runtime ended.
     Abandoned,

@@ -59,7 +59,7 @@ fn log_refresh(outcome: &Outcome) {
         Outcome::Failed {
             error,
             failures,
-            same_class,
+            class_failures,
         } => {
             macro_rules! failed {
                 ($level:ident) => {
@@ -72,13 +72,25 @@ fn log_refresh(outcome: &Outcome) {
                     )
                 };
             }
-            match (same_class.is_power_of_two(), error.is_transient()) {
+            match (class_failures.is_power_of_two(), error.is_transient()) {
                 (false, _) => failed!(debug),
                 (true, true) => failed!(warn),
                 (true, false) => failed!(error),
             }
         }
     }
+}
+
+/// Logs that an overdue attempt is replaced by another.
+pub(crate) fn given_up(attempt: u64) {
+    warn!(
+        attempt,
+        "token refresh given up: its runtime has been blocked for half a minute"
+    );
+}
+
+pub(crate) fn keep_warm_ended() {
+    warn!("keep_warm has ended with its runtime: now only callers renew the token");
 }
 
 /// A timer for a caller that waits for a token. It records on drop, so that a caller that gives up counts as well.

@@ -41,6 +41,9 @@ impl TokenManagerBuilder {
     }
 
     /// How long a caller without a usable token waits, capped at a day. Defaults to 10 s.
+    ///
+    /// As many attempts are made meanwhile as the backoff allows. If the time passes while the process is stopped, the
+    /// caller gets 1 s more when it wakes.
     pub fn acquire_timeout(mut self, limit: Duration) -> Self {
         self.acquire_timeout = limit;
         self

@@ -1,13 +1,15 @@
 //! Refreshes without traffic.
 
+use std::convert::Infallible;
 use std::sync::{Arc, Weak};
 use std::time::Duration;
 
+use tokio::runtime::Handle;
+use tokio::sync::oneshot::{self, error::TryRecvError};
 use tokio::time::{Instant, sleep_until};
-use tokio::{runtime::Handle, task::AbortHandle};
 
 use super::inner::Inner;
-use crate::clock::Moment;
+use crate::{clock::Moment, telemetry};
 
 /// The longest sleep. The monotonic clock, by which tokio sleeps, stands still while a machine is suspended; a look at
 /// the wall clock after waking notices that.
@@ -19,35 +21,53 @@ const MAX_SLEEP: Duration = Duration::from_secs(10);
 #[derive(Debug)]
 #[must_use = "the token is kept warm until this guard is dropped, which `let _ =` does at once: name it `_warm`, say"]
 pub struct KeepWarm {
-    task: AbortHandle,
+    /// Nothing is sent. The task notices that it is dropped.
+    _alive: oneshot::Sender<Infallible>,
 }
 
 impl KeepWarm {
     pub(super) fn start(manager: &Arc<Inner>) -> Self {
-        let task = Handle::current().spawn(run(Arc::downgrade(manager)));
-        Self {
-            task: task.abort_handle(),
+        let (alive, guard) = oneshot::channel();
+        let task = Task {
+            manager: Arc::downgrade(manager),
+            guard,
+        };
+        Handle::current().spawn(task.run());
+        Self { _alive: alive }
+    }
+}
+
+/// The task behind a guard. It holds the manager weakly.
+struct Task {
+    manager: Weak<Inner>,
+    guard: oneshot::Receiver<Infallible>,
+}
+
+impl Task {
+    /// Ends once the guard or the manager is dropped.
+    async fn run(mut self) {
+        while let Some(manager) = self.manager.upgrade() {
+            let mut ended = manager.ended.subscribe();
+            manager.renew();
+            let next = manager.read().next_renewal(Moment::now());
+            drop(manager);
+            let latest = Instant::now() + MAX_SLEEP;
+            tokio::select! {
+                biased;
+                _ = &mut self.guard => return,
+                () = sleep_until(next.map_or(latest, |at| at.min(latest))) => {}
+                changed = ended.changed() => if changed.is_err() { return },
+            }
         }
     }
 }
 
-impl Drop for KeepWarm {
+impl Drop for Task {
     fn drop(&mut self) {
-        self.task.abort();
-    }
-}
-
-async fn run(weak: Weak<Inner>) {
-    while let Some(manager) = weak.upgrade() {
-        let mut ended = manager.ended.subscribe();
-        manager.renew();
-        let next = manager.read().next_renewal(Moment::now());
-        drop(manager);
-        let latest = Instant::now() + MAX_SLEEP;
-        tokio::select! {
-            biased;
-            () = sleep_until(next.map_or(latest, |at| at.min(latest))) => {}
-            changed = ended.changed() => if changed.is_err() { return },
+        // While the guard and the manager live, only a runtime that ends drops the task.
+        let guarded = self.guard.try_recv() == Err(TryRecvError::Empty);
+        if guarded && self.manager.strong_count() > 0 {
+            telemetry::keep_warm_ended();
         }
     }
 }

@@ -20,8 +20,9 @@
 //! - The leader must spawn a task for its attempt. The task calls `begin` once it is time, fetches if that returns
 //!   true, and then calls `settle`. If the task is dropped before, `abandon` is called instead. Exactly one of the two
 //!   ends an attempt, unless the attempt is replaced.
-//! - Leader and followers wait for the end of the attempt, or for `overdue_at`. A caller that has neither a token nor
-//!   an error then, and has time left, calls `join` again.
+//! - Leader and followers wait for the end of the attempt, or for `overdue_at`. A caller without a token then calls
+//!   `join` again, until its deadline. After a failure it does so only if it has no usable token to fall back on. `join`
+//!   says whether the next attempt is worth waiting for.
 //! - An overdue attempt gets one last chance of 1 s, from the first call that needs another. If it has not ended then,
 //!   it is replaced. From then on its id is out of date: `begin`, `settle` and `abandon` ignore it, so a late task
 //!   changes nothing.
@@ -89,6 +90,8 @@ pub(crate) struct Attempt {
     pub(crate) reason: Reason,
     pub(crate) starts: Instant,
     pub(crate) overdue_at: Instant,
+    /// The id of the overdue attempt that this one replaces.
+    pub(crate) given_up: Option<u64>,
     had_last_chance: bool,
 }
 
@@ -99,6 +102,7 @@ impl Attempt {
             reason,
             starts,
             overdue_at: starts + schedule::OVERDUE_AFTER,
+            given_up: None,
             had_last_chance: false,
         }
     }
@@ -138,12 +142,12 @@ pub(crate) struct State {
     throttle: RejectionThrottle,
 }
 
-/// The failures since the last success.
+/// The failures since the last success. Each class has its own count, and so its own backoff. A failure of the other
+/// class resets neither, so that two backends that fail in different ways do not keep both at their first wait.
 #[derive(Debug, Clone, Default)]
 struct Failures {
-    count: u32,
-    /// The length of the current run of failures that are all transient, or all permanent.
-    same_class: u32,
+    transient: u32,
+    permanent: u32,
     last: Option<Error>,
 }
 
@@ -193,7 +197,7 @@ impl State {
     pub(crate) fn is_backing_off(&self, now: Moment) -> bool {
         let now = now.monotonic;
         let running = self.attempt.is_some_and(|attempt| !attempt.is_scheduled(now));
-        self.failures.count > 0 && !running && self.earliest_start(now) > now
+        self.failures.last.is_some() && !running && self.earliest_start(now) > now
     }
 
     /// Elects the caller as the leader of a background refresh, if one is due.
@@ -265,22 +269,22 @@ impl State {
         result: Result<AccessToken, Error>,
         random: f64,
     ) -> Option<Outcome> {
-        self.attempt.take_if(|attempt| attempt.id == id)?;
-        Some(match result.and_then(|token| self.adopt(now, token, random)) {
+        let began = self.attempt.take_if(|attempt| attempt.id == id)?.starts;
+        Some(match result.and_then(|token| self.adopt(began, now, token, random)) {
             Ok(()) => {
                 self.not_before = Some(now.monotonic + schedule::MIN_GAP_AFTER_SUCCESS);
-                let after_failures = mem::take(&mut self.failures).count;
+                let after_failures = mem::take(&mut self.failures).count();
                 Outcome::Refreshed { after_failures }
             }
             Err(error) => {
                 let lifetime = self.replaces().map(AccessToken::lifetime);
-                self.failures.add(&error);
-                let wait = schedule::backoff(&error, self.failures.same_class, lifetime, random);
+                let class_failures = self.failures.add(&error);
+                let wait = schedule::backoff(&error, class_failures, lifetime, random);
                 self.not_before = Some(now.monotonic + wait);
                 Outcome::Failed {
                     error: error.with_retry_after(wait),
-                    failures: self.failures.count,
-                    same_class: self.failures.same_class,
+                    failures: self.failures.count(),
+                    class_failures,
                 }
             }
         })
@@ -323,14 +327,31 @@ impl State {
             next_attempt: next_attempt
                 .or_else(|| self.next_renewal(now))
                 .map(|at| at - now.monotonic),
-            consecutive_failures: self.failures.count,
+            consecutive_failures: self.failures.count(),
             last_error: self.failures.last.as_ref().map(Error::kind),
             refreshes: self.refreshes,
         }
     }
 
-    /// The error for a caller whose deadline has passed, caused by the last failure.
-    pub(crate) fn timed_out(&self, message: impl Into<Cow<'static, str>>) -> Error {
+    /// The error for a caller whose deadline has passed. It says what the caller waited for.
+    pub(crate) fn timed_out(&self, now: Instant, acquire_timeout: Duration) -> Error {
+        let waited_for = match self.attempt {
+            None => String::new(),
+            Some(attempt) if attempt.is_scheduled(now) => {
+                format!(": the next refresh is due in {:.1?}", attempt.starts - now)
+            }
+            Some(attempt) => format!(
+                ": the refresh that was due {:.1?} ago has not ended",
+                now - attempt.starts
+            ),
+        };
+        self.timeout(format!(
+            "no access token within the acquire_timeout of {acquire_timeout:?}{waited_for}"
+        ))
+    }
+
+    /// A `Timeout`, caused by the last failure.
+    fn timeout(&self, message: impl Into<Cow<'static, str>>) -> Error {
         let error = Error::with_message(ErrorKind::Timeout, message);
         match &self.failures.last {
             Some(last) => error.caused_by(last.clone()),
@@ -339,7 +360,7 @@ impl State {
     }
 
     fn not_due_yet(&self, wait: Duration) -> Error {
-        let too_late = || self.timed_out("the next access token is not due within the acquire_timeout");
+        let too_late = || self.timeout("the next access token is not due within the acquire_timeout");
         let last = self.failures.last.clone();
         last.unwrap_or_else(too_late).with_retry_after(wait)
     }
@@ -371,11 +392,16 @@ impl State {
     }
 
     fn start(&mut self, reason: Reason, starts: Instant) -> Attempt {
+        let given_up = self.attempt.map(|overdue| overdue.id);
         self.last_id += 1;
-        *self.attempt.insert(Attempt::new(self.last_id, reason, starts))
+        *self.attempt.insert(Attempt {
+            given_up,
+            ..Attempt::new(self.last_id, reason, starts)
+        })
     }
 
-    fn adopt(&mut self, now: Moment, token: AccessToken, random: f64) -> Result<(), Error> {
+    /// Makes the result of a fetch that began then the current token.
+    fn adopt(&mut self, began: Instant, now: Moment, token: AccessToken, random: f64) -> Result<(), Error> {
         let malformed = |message| Error::with_message(ErrorKind::MalformedResponse, message);
         if self.was_refused(&token) {
             return Err(malformed("the new access token is the one that the API refused"));
@@ -386,7 +412,14 @@ impl State {
         let held_since = same.map_or(now.monotonic, |current| current.held_since);
         let new = CurrentToken::new(token, held_since, from + (to - from) * random);
         if new.is_unusable(now) {
-            return Err(malformed("the new access token has expired already"));
+            return Err(if new.was_usable_after(began) {
+                Error::with_message(
+                    ErrorKind::Timeout,
+                    "the new access token expired before it arrived: the answer was slow, or this process stood still",
+                )
+            } else {
+                malformed("the new access token has expired already")
+            });
         }
         self.current = Some(new);
         Ok(())
@@ -400,16 +433,20 @@ impl State {
 }
 
 impl Failures {
-    fn add(&mut self, error: &Error) {
-        let transient = error.is_transient();
-        let same_class = self.last.as_ref().is_some_and(|last| last.is_transient() == transient);
-        self.same_class = if same_class {
-            self.same_class.saturating_add(1)
-        } else {
-            1
-        };
-        self.count = self.count.saturating_add(1);
+    /// Counts a failure. Returns the number of its class.
+    fn add(&mut self, error: &Error) -> u32 {
         self.last = Some(error.clone());
+        let of_class = if error.is_transient() {
+            &mut self.transient
+        } else {
+            &mut self.permanent
+        };
+        *of_class = of_class.saturating_add(1);
+        *of_class
+    }
+
+    fn count(&self) -> u32 {
+        self.transient.saturating_add(self.permanent)
     }
 }
 

@@ -1,5 +1,5 @@
 //! Limits on allocations: none for a cache hit, under 4 KiB for a manager, and under 1 MiB for a response that never
-//! ends. A request allocates no more than with a layer that sets a fixed header.
+//! ends; at most 1 KB for each waiting caller. A request allocates no more than with a layer that sets a fixed header.
 
 use std::{
     io::{Read, Write},
@@ -10,9 +10,12 @@ use std::{
 use allocation_counter::{AllocationInfo, measure};
 use benches::{ConstantHeader, Fixed, LIFE, fresh, header, poll_once};
 use http::{Extensions, header::AUTHORIZATION};
-use osdatahub_auth::{BearerAuth, ErrorKind, ProjectCredentials, TokenEndpoint, TokenManager, TokenSource};
+use osdatahub_auth::{
+    AccessToken, BearerAuth, Error, ErrorKind, ProjectCredentials, TokenEndpoint, TokenManager, TokenSource,
+};
 use reqwest::{Request, Response};
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next, Result};
+use tokio::{runtime::Builder, task::JoinSet};
 
 #[test]
 fn the_counter_counts() {
@@ -40,6 +43,36 @@ fn a_manager_takes_less_than_4_kib_beside_its_source() {
     let allocated =
         measure(|| std::mem::forget(TokenManager::builder(Fixed::new(Duration::ZERO, LIFE)).build().unwrap()));
     assert!((1..4096).contains(&allocated.bytes_current), "{allocated:?}");
+}
+
+/// Token source that is down.
+struct Down;
+
+#[async_trait::async_trait]
+impl TokenSource for Down {
+    async fn fetch(&self, _: Option<&AccessToken>) -> std::result::Result<AccessToken, Error> {
+        Err(Error::new(ErrorKind::Unavailable, "scripted"))
+    }
+}
+
+#[test]
+fn ten_thousand_callers_that_wait_for_a_dead_endpoint_take_at_most_10_mb() {
+    let tokens = TokenManager::builder(Down).acquire_timeout(Duration::from_secs(2));
+    let tokens = tokens.build().unwrap();
+    let runtime = Builder::new_current_thread().enable_all().build().unwrap();
+    let allocated = measure(|| {
+        runtime.block_on(async {
+            let mut callers = JoinSet::new();
+            for _ in 0..10_000 {
+                let tokens = tokens.clone();
+                callers.spawn(async move { tokens.token().await.unwrap_err().kind() });
+            }
+            let kinds = callers.join_all().await;
+            assert!(kinds.iter().all(|kind| *kind == ErrorKind::Unavailable));
+        });
+    });
+    println!("{} bytes", allocated.bytes_max);
+    assert!(allocated.bytes_max <= 10_000_000, "{allocated:?}");
 }
 
 /// Terminal layer in place of a client. Checks that the header is marked as sensitive, then responds at once.

@@ -17,7 +17,7 @@ struct FailingSource;
 #[async_trait]
 impl TokenSource for FailingSource {
     async fn fetch(&self, _replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
-        Err(Error::new(ErrorKind::Unavailable, "scripted"))
+        Err(Error::new(ErrorKind::RequestRejected, "scripted"))
     }
 }
 
@@ -118,7 +118,7 @@ fn an_acquire_timeout_of_zero_is_refused_and_an_endless_one_is_no_trouble() {
         .build()
         .unwrap();
     let error = runtime.block_on(tokens.token()).unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert_eq!(error.kind(), ErrorKind::RequestRejected);
 }
 
 #[test]

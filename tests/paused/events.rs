@@ -1,8 +1,10 @@
 //! Log events and the span of a refresh: one event for each refresh, at WARN or above only if an operator should
 //! know.
 
+use futures_util::FutureExt;
 use osdatahub_auth::{ErrorKind, TokenManager};
 use test_support::{LIFETIME, LogCapture, Outcome, Source, secs};
+use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
 use tracing::{Instrument, Level};
 
@@ -109,6 +111,50 @@ async fn the_span_of_a_refresh_is_a_root_that_follows_from_its_starter() {
     let span = r#"span os_token_refresh attempt=1 reason="cold" project="premium", parent none"#;
     assert_eq!(spans, [(Level::INFO, span.to_owned())]);
     assert_eq!(log.starting_with("os_token_refresh follows from request").len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_is_given_up_is_a_warning() {
+    let (log, _guard) = LogCapture::start();
+    let tokens = Source::healthy().manager();
+    let undriven = Builder::new_current_thread().enable_all().build().unwrap();
+    {
+        let _entered = undriven.enter();
+        // One poll starts the refresh on this runtime, which then stands still.
+        assert!(tokens.token().now_or_never().is_none());
+    }
+    tokens.token().await.unwrap_err();
+    assert_eq!(log.warnings(""), [""; 0], "it may still end");
+    sleep(secs(22)).await;
+    tokens.token().await.unwrap();
+    let warnings = log.warnings("token refresh given up");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    assert!(warnings[0].contains("attempt=1"), "{warnings:?}");
+    undriven.shutdown_background();
+}
+
+#[test]
+fn a_keep_warm_whose_runtime_ends_is_a_warning_and_one_that_is_dropped_is_not() {
+    let (log, _guard) = LogCapture::start();
+    let tokens = Source::healthy().manager();
+    let runtime = || Builder::new_current_thread().enable_all().build().unwrap();
+    let keep_warm = |runtime: &Runtime| runtime.block_on(async { tokens.keep_warm() });
+
+    let (ends, drops) = (runtime(), runtime());
+    let guard = keep_warm(&ends);
+    drop(keep_warm(&drops));
+    drop(drops);
+    assert_eq!(log.warnings("keep_warm"), [""; 0]);
+    drop(ends);
+    assert_eq!(log.warnings("keep_warm has ended with its runtime").len(), 1);
+    drop(guard);
+
+    let ends = runtime();
+    let guard = keep_warm(&ends);
+    drop(tokens);
+    drop(ends);
+    assert_eq!(log.warnings("keep_warm").len(), 1, "there is no token to keep warm");
+    drop(guard);
 }
 
 /// Log messages are part of the API, so the guide must list each one word for word.

@@ -9,3 +9,4 @@ mod outages;
 mod refresh;
 mod rejected_tokens;
 mod simulation;
+mod waiting;

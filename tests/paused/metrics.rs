@@ -101,7 +101,7 @@ async fn waits_are_told_apart_and_those_who_gave_up_count_too() {
 #[tokio::test(start_paused = true)]
 async fn projects_with_names_are_told_apart() {
     let (metrics, _guard) = MetricsCapture::start();
-    let failing = Source::new(|_| Outcome::failure(ErrorKind::Unavailable));
+    let failing = Source::new(|_| Outcome::failure(ErrorKind::CredentialsRejected));
     for (source, name) in [(failing, "premium"), (Source::healthy(), "public")] {
         let tokens = TokenManager::builder(source).project(name).build().unwrap();
         let _ = tokens.token().await;

@@ -49,7 +49,7 @@ async fn dropping_every_caller_does_not_stop_the_refresh() {
 
 #[tokio::test(start_paused = true)]
 async fn everybody_who_waits_gets_the_one_outcome_error_included() {
-    let source = Source::new(|_| Outcome::failure(ErrorKind::Unavailable).after(secs(1)));
+    let source = Source::new(|_| Outcome::failure(ErrorKind::RequestRejected).after(secs(1)));
     let tokens = source.manager();
     let callers: Vec<_> = (0..50)
         .map(|_| {
@@ -60,8 +60,8 @@ async fn everybody_who_waits_gets_the_one_outcome_error_included() {
     let start = Instant::now();
     for caller in callers {
         let error = caller.await.unwrap().unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Unavailable);
-        assert!(error.retry_after().unwrap() >= millis(500));
+        assert_eq!(error.kind(), ErrorKind::RequestRejected);
+        assert_eq!(error.retry_after(), Some(secs(5)));
     }
     assert_eq!(start.elapsed(), secs(1), "no caller should retry by itself");
     assert_eq!(source.count(), 1);
@@ -121,15 +121,18 @@ impl TokenSource for PanickingSource {
 
 #[tokio::test(start_paused = true)]
 async fn a_source_that_panics_is_a_failed_refresh_with_its_backoff() {
+    // Too short for the backoff, so that each call sees one attempt.
     let tokens = TokenManager::builder(PanickingSource(AtomicUsize::new(0)))
+        .acquire_timeout(millis(400))
         .build()
         .unwrap();
-    let error = tokens.token().await.unwrap_err();
-    assert_eq!(error.kind(), ErrorKind::Unavailable);
-    assert!(error.to_string().contains("panicked"), "{error}");
-    let start = Instant::now();
-    tokens.token().await.unwrap_err();
-    assert!(start.elapsed() >= millis(500));
+    for _ in 0..2 {
+        let error = tokens.token().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Unavailable);
+        assert!(error.to_string().contains("panicked"), "{error}");
+        assert!(error.retry_after().unwrap() >= millis(500));
+        sleep(error.retry_after().unwrap()).await;
+    }
     tokens.token().await.unwrap();
 }
 
@@ -177,8 +180,13 @@ fn a_runtime_that_is_gone_does_not_take_the_manager_along() {
         1 => Outcome::failure(ErrorKind::Unavailable),
         _ => Outcome::token(LIFETIME),
     });
-    let tokens = source.manager();
-    runtime().block_on(tokens.token()).unwrap_err();
+    // Too short for the backoff, so that the first call sees one attempt.
+    let tokens = TokenManager::builder(source.clone())
+        .acquire_timeout(millis(400))
+        .build()
+        .unwrap();
+    let error = runtime().block_on(tokens.token()).unwrap_err();
+    std::thread::sleep(error.retry_after().unwrap());
     // The next refresh runs on another runtime.
     for _ in 0..2 {
         runtime().block_on(tokens.token()).unwrap();

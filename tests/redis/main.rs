@@ -1,4 +1,5 @@
 //! Tests with real Redis servers, and with fleets of processes.
 
 mod fleet;
+mod pauses;
 mod shared;

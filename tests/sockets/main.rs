@@ -8,3 +8,4 @@ mod metrics;
 mod middleware;
 mod rotation;
 mod soak;
+mod waiting;

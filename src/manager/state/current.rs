@@ -36,6 +36,12 @@ impl CurrentToken {
         now.has_reached(self.unusable)
     }
 
+    /// Whether there was a time after `began` at which this process could have used it.
+    pub(super) fn was_usable_after(&self, began: Instant) -> bool {
+        let start = self.token.time_at_age(self.token.age_at_start());
+        self.unusable.monotonic > began.max(start.monotonic)
+    }
+
     #[inline]
     pub(super) fn is_fresh(&self, now: Moment) -> bool {
         !self.suspected && !now.has_reached(self.stale)

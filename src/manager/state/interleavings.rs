@@ -170,10 +170,13 @@ impl World {
                 Some((attempt, deadline))
             }
             Ok(Join::Follower(attempt)) => Some((attempt, deadline)),
-            Err(error) => match error.retry_after() {
-                Some(wait) if !wait.is_zero() => None,
-                _ => return Err("an error without retry_after".into()),
-            },
+            Err(error) => {
+                let wait = error.retry_after().unwrap_or_default();
+                if wait.is_zero() || (error.is_transient() && self.now.monotonic + wait <= deadline) {
+                    return Err("a caller fails although the next attempt comes in time".into());
+                }
+                None
+            }
         };
         if usable && self.waiting[caller].is_some() {
             return Err("a caller waits although there is a usable token".into());
@@ -201,7 +204,7 @@ impl World {
             self.not_before = Some(begun + schedule::MIN_GAP_AFTER_START);
         }
         if self.state.abandon(task.attempt.id).is_some() {
-            return self.wake(task.attempt.id, None);
+            return self.wake(task.attempt.id);
         }
         Ok(())
     }
@@ -213,23 +216,21 @@ impl World {
             None | Some(Outcome::Abandoned) => Ok(()),
             Some(Outcome::Refreshed { .. }) => {
                 self.not_before = Some(now + Duration::from_secs(1));
-                self.wake(task.attempt.id, None)
+                self.wake(task.attempt.id)
             }
-            Some(Outcome::Failed { error, .. }) => {
+            Some(Outcome::Failed { .. }) => {
                 self.not_before = Some(now + Duration::from_millis(500));
-                self.wake(task.attempt.id, Some(&error))
+                self.wake(task.attempt.id)
             }
         }
     }
 
-    /// Callers that waited for this attempt get its error, or join again.
-    fn wake(&mut self, attempt: u64, error: Option<&Error>) -> Result<(), String> {
+    /// Callers that waited for this attempt join again.
+    fn wake(&mut self, attempt: u64) -> Result<(), String> {
         for caller in 0..CALLERS {
             if let Some((_, until)) = self.waiting[caller].filter(|(waited, _)| waited.id <= attempt) {
                 self.waiting[caller] = None;
-                if error.is_none() {
-                    self.ask(caller, until)?;
-                }
+                self.ask(caller, until)?;
             }
         }
         Ok(())
