@@ -204,7 +204,7 @@ async fn caller(world: &World, tokens: &TokenManager, mut rng: Rng, pause: Durat
             _ => Some(tokens.token().await),
         };
         // A clock jump does not count: no caller can give up while no task runs. Afterwards it gets a second more.
-        let jumped = world.truth().jumped - jumped;
+        let jumped = world.truth().jumped.saturating_sub(jumped);
         let waited = asked.elapsed().saturating_sub(jumped);
         let limit = ACQUIRE_TIMEOUT + if jumped.is_zero() { Duration::ZERO } else { secs(1) };
         assert!(waited <= limit + Duration::from_millis(2), "waited for {waited:?}");
@@ -239,6 +239,8 @@ struct Truth {
     tokens: HashMap<String, Instant>,
     revoked: HashSet<String>,
     fetches: u64,
+    /// Permanent failures since the last token.
+    permanent_failures: u32,
     in_flight: bool,
     runtime_ends: bool,
     /// Total of all clock jumps.
@@ -261,6 +263,7 @@ impl World {
             tokens: HashMap::new(),
             revoked: HashSet::new(),
             fetches: 0,
+            permanent_failures: 0,
             in_flight: false,
             runtime_ends: false,
             jumped: Duration::ZERO,
@@ -340,6 +343,13 @@ impl Truth {
         self.last_fetch = (!self.runtime_ends).then(|| (Instant::now(), min_gap));
     }
 
+    /// Counts a permanent failure. Transient ones in between must not shorten its backoff.
+    fn permanent_backoff(&mut self) -> Duration {
+        let backoff = secs(5) * 2_u32.pow(self.permanent_failures.min(3));
+        self.permanent_failures += 1;
+        backoff.min(secs(30))
+    }
+
     fn issue(&mut self, token: &AccessToken) {
         let expires = Instant::now() + token.remaining();
         self.tokens.insert(token.expose_secret().to_owned(), expires);
@@ -391,15 +401,24 @@ impl TokenSource for Source {
                 let token = AccessToken::new(format!("token-{number}"), lifetime)?.with_age(age);
                 let token = token.with_age(started.elapsed());
                 world.truth().issue(&token);
+                world.truth().permanent_failures = 0;
                 if token.remaining() > secs(1) {
                     in_flight.min_gap = MIN_GAP_AFTER_SUCCESS;
                 }
                 Ok(token)
             }
-            Plan::Same => replaces
-                .cloned()
-                .ok_or_else(|| Error::new(ErrorKind::Unavailable, "none")),
-            Plan::Fail(error) => Err(error),
+            Plan::Same => {
+                world.truth().permanent_failures = 0;
+                replaces
+                    .cloned()
+                    .ok_or_else(|| Error::new(ErrorKind::Unavailable, "none"))
+            }
+            Plan::Fail(error) => {
+                if !error.is_transient() {
+                    in_flight.min_gap = world.truth().permanent_backoff();
+                }
+                Err(error)
+            }
             Plan::Panic => {
                 drop(in_flight);
                 panic!("{SCRIPTED_PANIC}")
