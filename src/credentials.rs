@@ -1,24 +1,29 @@
 //! The Project API Key and Secret, and the providers that supply them.
 
 use std::path::{Path, PathBuf};
-use std::{env, sync::Arc};
+use std::{env, fs, io, io::Read, sync::Arc};
 
 use async_trait::async_trait;
-use base64::{Engine, engine::general_purpose::STANDARD};
+use base64::{Engine, encoded_len, engine::general_purpose::STANDARD};
+use bytes::Bytes;
 use http::HeaderValue;
+use secrecy::zeroize::{Zeroize, Zeroizing};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::{fs, io::AsyncReadExt};
+use tokio::task::spawn_blocking;
 
-use crate::error::Error;
+use crate::error::{Error, ErrorKind};
 
 const KEY_VARIABLE: &str = "OS_PROJECT_API_KEY";
 const SECRET_VARIABLE: &str = "OS_PROJECT_API_SECRET";
 
-/// OS's keys have 32 characters and its secrets 16. A larger file is the wrong file.
-const MAX_FILE_BYTES: u64 = 4096;
+/// The lengths of OS's keys and secrets. Not enforced, because OS does not promise them.
+const OS_KEY_LENGTH: usize = 32;
+const OS_SECRET_LENGTH: usize = 16;
 
-/// Some editors write it at the start of a file.
-const BYTE_ORDER_MARK: char = '\u{feff}';
+/// Far above the lengths of a key or a secret. A larger file is the wrong file.
+const MAX_FILE_BYTES: usize = 4096;
+
+const BASIC: &[u8] = b"Basic ";
 
 /// A provider of the Project API Key and Secret, asked once for every refresh.
 ///
@@ -70,58 +75,140 @@ impl ProjectCredentials {
     /// Takes a key and a secret unchanged, without trimming.
     ///
     /// # Errors
-    /// [`Configuration`](crate::ErrorKind::Configuration) if either is empty or contains a control character, such as
-    /// the line break at the end of a file. Also if the key contains a `:`, which HTTP Basic cannot carry (RFC 7617,
-    /// section 2).
+    /// [`Configuration`](crate::ErrorKind::Configuration) if either is empty, begins or ends with a quotation mark or
+    /// white space, or contains a control character or an invisible one, such as a zero-width space. Such a value is
+    /// a slip in a settings file, which OS would answer with a 401. Also if the key contains a `:`, which HTTP Basic
+    /// cannot carry (RFC 7617, section 2).
     pub fn new(key: impl Into<String>, secret: impl Into<String>) -> Result<Self, Error> {
-        let (key, secret) = (SecretString::from(key.into()), SecretString::from(secret.into()));
-        check("the Project API Key", &key)?;
-        check("the Project API Secret", &secret)?;
-        Error::ensure(
-            !key.expose_secret().contains(':'),
-            "the Project API Key contains a colon: is it the key alone, without the secret?",
-        )?;
+        let (key, secret) = (wiped(key.into()), wiped(secret.into()));
+        Part::Key.check(&key, || format!("the {}", Part::Key.name()))?;
+        Part::Secret.check(&secret, || format!("the {}", Part::Secret.name()))?;
         Ok(Self { key, secret })
     }
 
     /// Reads the environment variables `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET`, once.
     ///
     /// # Errors
-    /// [`Configuration`](crate::ErrorKind::Configuration) if one is missing, not Unicode, or refused by
-    /// [`new`](Self::new).
+    /// [`Configuration`](crate::ErrorKind::Configuration) if one is missing, not Unicode, or refused as by
+    /// [`new`](Self::new). Quotation marks are a common cause: `docker run --env-file` keeps them. The message names
+    /// the variable, or both.
     pub fn from_env() -> Result<Self, Error> {
         Self::from_variables(|name| env::var(name))
     }
 
     fn from_variables(variable: impl Fn(&str) -> Result<String, env::VarError>) -> Result<Self, Error> {
-        let unusable = |name, how| Error::configuration(format!("the environment variable {name} {how}"));
-        let read = |name| match variable(name) {
-            Ok(value) if !value.is_empty() => Ok(value),
-            Ok(_) => Err(unusable(name, "is empty")),
-            Err(env::VarError::NotPresent) => Err(unusable(name, "is not set")),
-            Err(env::VarError::NotUnicode(_)) => Err(unusable(name, "is not Unicode")),
+        let read = |part: Part| {
+            let name = || format!("the environment variable {}", part.variable());
+            let value = variable(part.variable()).map_err(|error| {
+                let how = match error {
+                    env::VarError::NotPresent => "is not set",
+                    env::VarError::NotUnicode(_) => "is not Unicode",
+                };
+                Error::configuration(format!("{} {how}", name()))
+            })?;
+            let value = wiped(value);
+            part.check(&value, name)?;
+            Ok(value)
         };
-        Self::new(read(KEY_VARIABLE)?, read(SECRET_VARIABLE)?)
+        match (read(Part::Key), read(Part::Secret)) {
+            (Ok(key), Ok(secret)) => Ok(Self { key, secret }),
+            (Err(key), Err(secret)) => Err(Error::configuration(format!("{key}; {secret}"))),
+            (Err(error), Ok(_)) | (Ok(_), Err(error)) => Err(error),
+        }
     }
 
-    /// The value of `Authorization: Basic …`: key and secret joined by a colon and base-64 encoded (RFC 7617).
+    /// The value of `Authorization: Basic …`: key and secret joined by a colon and base-64 encoded (RFC 7617). Its
+    /// buffer is wiped when the last clone is dropped.
     pub(crate) fn basic_auth(&self) -> Result<HeaderValue, Error> {
-        let pair = SecretString::from(format!("{}:{}", self.key.expose_secret(), self.secret.expose_secret()));
-        let encoded = SecretString::from(format!("Basic {}", STANDARD.encode(pair.expose_secret())));
-        let mut value = HeaderValue::from_str(encoded.expose_secret())
-            .map_err(|_| Error::configuration("the Project API Key and Secret cannot be sent in a header"))?;
+        let impossible = || Error::configuration("the Project API Key and Secret cannot be sent in a header");
+        let (key, secret) = (self.key.expose_secret(), self.secret.expose_secret());
+        // Both buffers have their full size from the start. One that grows leaves a copy behind.
+        let mut pair = Zeroizing::new(String::with_capacity(key.len() + 1 + secret.len()));
+        pair.extend([key, ":", secret]);
+        let length = encoded_len(pair.len(), true).ok_or_else(impossible)?;
+        let mut header = Zeroizing::new(vec![0; BASIC.len() + length]);
+        let (scheme, encoded) = header.split_at_mut(BASIC.len());
+        scheme.copy_from_slice(BASIC);
+        STANDARD
+            .encode_slice(pair.as_bytes(), encoded)
+            .map_err(|_| impossible())?;
+        let mut value = HeaderValue::from_maybe_shared(Bytes::from_owner(header)).map_err(|_| impossible())?;
         value.set_sensitive(true);
         Ok(value)
     }
+
+    /// Adds to the error of rejected credentials that they look swapped, if their lengths are OS's the wrong way round.
+    pub(crate) fn explain(&self, error: Error) -> Error {
+        let length = |secret: &SecretString| secret.expose_secret().len();
+        let swapped = (length(&self.key), length(&self.secret)) == (OS_SECRET_LENGTH, OS_KEY_LENGTH);
+        if swapped && error.kind() == ErrorKind::CredentialsRejected {
+            error.with_hint("are they swapped? OS's keys have 32 characters, and its secrets 16")
+        } else {
+            error
+        }
+    }
 }
 
-fn check(what: &str, value: &SecretString) -> Result<(), Error> {
-    let value = value.expose_secret();
-    Error::ensure(!value.is_empty(), format!("{what} is empty"))?;
-    Error::ensure(
-        !value.chars().any(char::is_control),
-        format!("{what} contains a control character, such as a line break"),
-    )
+/// One of the two parts of the credentials.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Part {
+    Key,
+    Secret,
+}
+
+impl Part {
+    fn name(self) -> &'static str {
+        match self {
+            Self::Key => "Project API Key",
+            Self::Secret => "Project API Secret",
+        }
+    }
+
+    fn variable(self) -> &'static str {
+        match self {
+            Self::Key => KEY_VARIABLE,
+            Self::Secret => SECRET_VARIABLE,
+        }
+    }
+
+    /// Refuses a value that OS cannot have issued. The error calls it by the given name.
+    fn check(self, value: &SecretString, name: impl FnOnce() -> String) -> Result<(), Error> {
+        let value = value.expose_secret();
+        let ends_with = |is: fn(char) -> bool| value.starts_with(is) || value.ends_with(is);
+        let how = if value.is_empty() {
+            "is empty"
+        } else if value.contains(char::is_control) {
+            "contains a control character, such as a line break"
+        } else if value.contains(is_invisible) {
+            "contains an invisible character, such as a zero-width space or a byte order mark"
+        } else if ends_with(char::is_whitespace) {
+            "begins or ends with white space"
+        } else if ends_with(is_quotation_mark) {
+            "begins or ends with a quotation mark: write the value without quotes"
+        } else if self == Self::Key && value.contains(':') {
+            "contains a colon, which HTTP Basic cannot send"
+        } else {
+            return Ok(());
+        };
+        Err(Error::configuration(format!("{} {how}", name())))
+    }
+}
+
+/// Moves a text into a secret, and wipes the text. Shrinking its buffer instead would leave a copy behind.
+fn wiped(mut text: String) -> SecretString {
+    let secret = SecretString::from(text.as_str());
+    text.zeroize();
+    secret
+}
+
+/// Unicode's characters without a width, which copying from a page or a document may bring along. They are neither white
+/// space nor control characters.
+fn is_invisible(c: char) -> bool {
+    matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
+}
+
+fn is_quotation_mark(c: char) -> bool {
+    matches!(c, '"' | '\'' | '`' | '\u{2018}'..='\u{201f}' | '«' | '»')
 }
 
 #[async_trait]
@@ -134,8 +221,9 @@ impl CredentialsProvider for ProjectCredentials {
 /// A [`CredentialsProvider`] that reads key and secret from two files, such as mounted secrets, for every refresh.
 ///
 /// Rotation needs no restart, because the next refresh reads the files again. White space around the value is ignored,
-/// since most tools end a file with a line break. A file that is missing, empty or half-written fails that refresh
-/// alone. The current token is still served, and the files are read again soon.
+/// since most tools end a file with a line break; so are a byte order mark and zero-width characters. What remains must
+/// be the value alone, as for [`ProjectCredentials::new`], and not `NAME=value`. A file that is missing, empty or
+/// half-written fails that refresh alone. The current token is still served, and the files are read again soon.
 #[derive(Debug, Clone)]
 pub struct FileCredentials {
     key_path: PathBuf,
@@ -155,33 +243,65 @@ impl FileCredentials {
 #[async_trait]
 impl CredentialsProvider for FileCredentials {
     async fn credentials(&self) -> Result<ProjectCredentials, Error> {
-        let key = read(&self.key_path, "Key").await?;
-        let secret = read(&self.secret_path, "Secret").await?;
-        ProjectCredentials::new(key.expose_secret(), secret.expose_secret())
+        let Self { key_path, secret_path } = self.clone();
+        // Not tokio's files, because they read into a buffer that is not wiped.
+        let read = spawn_blocking(move || {
+            Ok(ProjectCredentials {
+                key: read(&key_path, Part::Key)?,
+                secret: read(&secret_path, Part::Secret)?,
+            })
+        });
+        read.await.unwrap_or_else(|_| {
+            let message =
+                "the files of the Project API Key and Secret were not read: the tokio runtime is shutting down";
+            Err(Error::with_message(ErrorKind::Unavailable, message))
+        })
     }
 }
 
-async fn read(path: &Path, what: &str) -> Result<SecretString, Error> {
-    let unusable = |how: &str| {
-        let path = path.display();
-        Error::configuration(format!("the file of the Project API {what}, {path}, {how}"))
-    };
-    let unreadable = |error| unusable("cannot be read").caused_by(error);
+fn read(path: &Path, part: Part) -> Result<SecretString, Error> {
+    let name = || format!("the file of the {}, {},", part.name(), path.display());
+    let unusable = |how: &str| Error::configuration(format!("{} {how}", name()));
+    let unreadable = |error: io::Error| unusable("cannot be read").caused_by(error);
     // Opening a pipe would wait for its other end, and block a thread of the runtime for good.
-    if !fs::metadata(path).await.map_err(unreadable)?.is_file() {
+    if !fs::metadata(path).map_err(unreadable)?.is_file() {
         return Err(unusable("is not a regular file"));
     }
-    let file = fs::File::open(path).await.map_err(unreadable)?;
-    let mut text = String::new();
-    let read = file.take(MAX_FILE_BYTES + 1).read_to_string(&mut text).await;
-    let text = SecretString::from(text);
-    let value = text.expose_secret().trim_start_matches(BYTE_ORDER_MARK).trim();
-    match read {
-        Err(error) => Err(unreadable(error)),
-        Ok(length) if length as u64 > MAX_FILE_BYTES => Err(unusable("is far too long for it")),
-        Ok(_) if value.is_empty() => Err(unusable("is empty")),
-        Ok(_) => Ok(SecretString::from(value)),
+    let mut file = fs::File::open(path).map_err(unreadable)?;
+    // Its full size from the start: a buffer that grows leaves copies behind.
+    let mut content = Zeroizing::new([0; MAX_FILE_BYTES + 1]);
+    let mut length = 0;
+    while length < content.len() {
+        match file.read(&mut content[length..]) {
+            Ok(0) => break,
+            Ok(read) => length += read,
+            Err(error) if error.kind() == io::ErrorKind::Interrupted => {}
+            Err(error) => return Err(unreadable(error)),
+        }
     }
+    if length > MAX_FILE_BYTES {
+        return Err(unusable("is far too long for it"));
+    }
+    let text = str::from_utf8(&content[..length]).map_err(|_| unusable("is not UTF-8"))?;
+    let value = text.trim_matches(|c: char| c.is_whitespace() || is_invisible(c));
+    if is_assignment(value) {
+        return Err(unusable("contains NAME=value: write the value alone"));
+    }
+    let value = SecretString::from(value);
+    part.check(&value, name)?;
+    Ok(value)
+}
+
+/// Whether a file is one of environment variables: `NAME=value`, perhaps after `export`. The padding at the end of a
+/// base-64 text is not a value.
+fn is_assignment(text: &str) -> bool {
+    let text = text.strip_prefix("export ").unwrap_or(text);
+    text.split_once('=').is_some_and(|(name, value)| {
+        let name = name.trim_end();
+        let named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
+            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
+        named && !matches!(value, "" | "=")
+    })
 }
 
 #[cfg(test)]
@@ -214,6 +334,36 @@ mod tests {
                 let shown = error.to_string();
                 assert!(shown.contains(broken) && shown.contains(how), "{shown}");
             }
+        }
+    }
+
+    #[test]
+    fn a_variable_with_quotes_white_space_or_a_colon_is_named_and_not_quoted() {
+        for (variable, value, how) in [
+            (KEY_VARIABLE, "\"canary\"", "quotation mark"),
+            (KEY_VARIABLE, "canary ", "white space"),
+            (KEY_VARIABLE, "canary:rest", "colon"),
+            (SECRET_VARIABLE, "'canary'", "quotation mark"),
+            (SECRET_VARIABLE, "canary\r", "control character"),
+            (SECRET_VARIABLE, "\u{feff}canary", "invisible"),
+        ] {
+            let read = |name: &str| Ok(if name == variable { value } else { "good" }.to_owned());
+            let shown = ProjectCredentials::from_variables(read).unwrap_err().to_string();
+            assert!(shown.contains(variable) && shown.contains(how), "{shown}");
+            assert!(!shown.contains("canary"), "{shown}");
+        }
+    }
+
+    #[test]
+    fn two_unusable_variables_are_both_named() {
+        for value in [Err(env::VarError::NotPresent), Ok("'x'".to_owned())] {
+            let error = ProjectCredentials::from_variables(|_| value.clone()).unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Configuration);
+            let shown = error.to_string();
+            assert!(
+                shown.contains(KEY_VARIABLE) && shown.contains(SECRET_VARIABLE),
+                "{shown}"
+            );
         }
     }
 }

@@ -76,11 +76,8 @@ impl TokenEndpoint {
         let headers = response.headers();
         if !response.status().is_success() {
             let body = body.unwrap_or_default();
-            return Err(response::failure(
-                response.status(),
-                &body,
-                headers::retry_after(headers),
-            ));
+            let error = response::failure(response.status(), &body, headers::retry_after(headers));
+            return Err(credentials.explain(error));
         }
         let body = body.ok_or_else(response::too_long)?;
         let parsed = response::parse(&body, headers::date(headers))?;

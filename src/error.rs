@@ -103,6 +103,12 @@ impl Error {
         self
     }
 
+    /// Adds a hint to the message.
+    pub(crate) fn with_hint(mut self, hint: &'static str) -> Self {
+        self.message = format!("{}; {hint}", self.message).into();
+        self
+    }
+
     /// Sets the minimum wait before the next attempt, as a `Retry-After` does.
     ///
     /// A [`TokenManager`](crate::TokenManager) uses it as a floor for its backoff, up to 60 s.

@@ -44,7 +44,7 @@ impl Seal {
     pub(super) fn new(prefix: &str, credentials: &ProjectCredentials, token_url: &Url) -> Self {
         let hkdf = Hkdf::<Sha256>::new(Some(SALT), credentials.secret.expose_secret().as_bytes());
         // Neither a key nor a URL can contain a NUL, so different pairs stay different.
-        let project = [credentials.key.expose_secret(), token_url.as_str()].join("\0");
+        let project = Zeroizing::new([credentials.key.expose_secret(), token_url.as_str()].join("\0"));
         let name = derive(&hkdf, &[b"name\0", project.as_bytes()]);
         let key = derive(&hkdf, &[b"key\0", project.as_bytes()]);
         Self {

@@ -48,6 +48,39 @@ fn a_key_or_secret_that_cannot_be_sent_is_refused() {
 }
 
 #[test]
+fn a_key_or_secret_in_quotes_or_with_white_space_or_invisible_characters_is_refused() {
+    for (value, how) in [
+        ("\"canary\"", "quotation mark"),
+        ("'canary'", "quotation mark"),
+        ("`canary`", "quotation mark"),
+        ("\u{201c}canary\u{201d}", "quotation mark"),
+        ("\"canary", "quotation mark"),
+        ("canary'", "quotation mark"),
+        ("\"", "quotation mark"),
+        (" canary", "white space"),
+        ("canary ", "white space"),
+        ("\u{a0}canary", "white space"),
+        ("canary\u{3000}", "white space"),
+        (" ", "white space"),
+        ("\u{200b}canary", "invisible"),
+        ("canary\u{feff}", "invisible"),
+        ("can\u{2060}ary", "invisible"),
+        ("can\u{ad}ary", "invisible"),
+        ("\u{200d}", "invisible"),
+    ] {
+        for outcome in [
+            ProjectCredentials::new(value, "secret"),
+            ProjectCredentials::new("key", value),
+        ] {
+            assert_rejected(outcome, how, "canary");
+        }
+        assert_rejected(ProjectCredentials::new(value, "secret"), "Project API Key", "canary");
+        assert_rejected(ProjectCredentials::new("key", value), "Project API Secret", "canary");
+    }
+    assert!(ProjectCredentials::new("k'e\"y", "inner white space, and = signs==").is_ok());
+}
+
+#[test]
 fn a_token_url_that_would_give_the_secret_away_is_refused() {
     for (url, secret) in [
         ("http://api.os.uk/oauth2/token/v1", ""),
@@ -166,11 +199,29 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
         "canary",
     );
     assert_rejected(read(&good, &file("long", &[b'x'; 5_000])).await, "long", "xxx");
-    assert_rejected(
-        read(&file("two-lines", b"canary\nmore"), &good).await,
-        "Project API Key",
-        "canary",
-    );
+    for (name, content, how) in [
+        ("two-lines", "canary\nmore", "control character"),
+        ("quoted", " \"canary\"\n", "quotation mark"),
+        ("zero-width", "can\u{200b}ary", "invisible"),
+        ("colon", "canary:rest", "colon"),
+        ("assignment", "OS_PROJECT_API_KEY=canary\n", "NAME=value"),
+        ("spaced", "os_key = canary", "NAME=value"),
+        ("quoted-value", "KEY='canary'", "NAME=value"),
+        ("exported", "export KEY=canary\nexport SECRET=canary\n", "NAME=value"),
+    ] {
+        let path = file(name, content.as_bytes());
+        assert_rejected(read(&path, &good).await, how, "canary");
+        assert_rejected(read(&path, &good).await, &path.display().to_string(), "canary");
+        assert_rejected(read(&path, &good).await, "Project API Key", "canary");
+    }
+    for (name, content) in [
+        ("padded", "Y2FuYXJ5LWE=\n"),
+        ("padded-twice", "Y2FuYXJ5LWE=="),
+        ("zero-widths-outside", "\u{200b} \u{feff}canary\u{200b}\n"),
+        ("equals-inside", "1=2"),
+    ] {
+        assert!(read(&file(name, content.as_bytes()), &good).await.is_ok(), "{name}");
+    }
     std::fs::remove_dir_all(&folder).unwrap();
 }
 

@@ -1,5 +1,8 @@
 //! Redaction: no secret appears in any log line, span, `Debug` or `Display`. A single test, because its log
-//! subscriber is global to the process.
+//! subscriber is global to the process. Beside it, [`memory`] looks for secrets in the process's memory.
+
+#[cfg(target_os = "linux")]
+mod memory;
 
 use std::{
     fmt::Debug,

@@ -2,7 +2,10 @@
 
 use std::{path::PathBuf, time::Duration};
 
-use osdatahub_auth::{ErrorKind, FakeDataHub, FileCredentials, TokenEndpoint, TokenManager, TokenState};
+use osdatahub_auth::{
+    Error, ErrorKind, FakeAnswer, FakeDataHub, FileCredentials, ProjectCredentials, TokenEndpoint, TokenManager,
+    TokenSource, TokenState,
+};
 use tokio::time::sleep;
 
 /// Key and secret files in a temporary directory, which is deleted on drop.
@@ -111,4 +114,36 @@ async fn a_missing_or_half_written_file_leaves_the_token_in_use_and_says_what_is
         "{shown}"
     );
     assert!(!shown.contains("canary-key"), "{shown}");
+}
+
+#[tokio::test]
+async fn a_rejection_asks_whether_key_and_secret_are_swapped_if_their_lengths_are() {
+    let hub = FakeDataHub::start().await.unwrap();
+    let (long, short) = ("k".repeat(32), "s".repeat(16));
+    let rejection = async |key: &str, secret: &str| -> Error {
+        let credentials = ProjectCredentials::new(key, secret).unwrap();
+        let endpoint = TokenEndpoint::builder(credentials).token_url(hub.token_url());
+        let error = endpoint.build().unwrap().fetch(None).await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::CredentialsRejected);
+        error
+    };
+    let swapped = rejection(&short, &long).await.to_string();
+    assert!(
+        swapped.contains("401") && swapped.contains("are they swapped?"),
+        "{swapped}"
+    );
+    for (key, secret) in [
+        (&*long, &*short),
+        (&*short, &*short),
+        (&*long, &*long),
+        ("key", "secret"),
+    ] {
+        let other = rejection(key, secret).await.to_string();
+        assert!(!other.contains("swapped"), "{other}");
+    }
+    let invalid_client = r#"{"ErrorCode":"invalid_client"}"#;
+    hub.fail(FakeAnswer::new(400, invalid_client).with_header("Retry-After", "7"));
+    let swapped = rejection(&short, &long).await;
+    assert!(swapped.to_string().contains("are they swapped?"), "{swapped}");
+    assert_eq!(swapped.retry_after(), Some(Duration::from_secs(7)));
 }
