@@ -120,8 +120,9 @@ fn names_invalid_client(body: &[u8]) -> bool {
     ["ErrorCode", "error"]
         .iter()
         .any(|name| envelope[name] == "invalid_client")
-        || fault::code(body)
-            .is_some_and(|code| code == "oauth.v2.InvalidClientIdentifier" || code.contains("invalid_client"))
+        || fault::code(body).is_some_and(|code| {
+            fault::last_segment(&code) == "InvalidClientIdentifier" || code.contains("invalid_client")
+        })
 }
 
 /// The error for a 2xx response above the size limit.

@@ -1,36 +1,47 @@
-//! The Bearer challenge of a 401: its `WWW-Authenticate` header (RFC 9110, section 11.6.1; RFC 6750, section 3).
+//! The challenges of a 401: its `WWW-Authenticate` header (RFC 9110, section 11.6.1; RFC 6750, section 3).
 
 use http::{HeaderMap, header::WWW_AUTHENTICATE};
 
 use crate::fault::Verdict;
 
-/// The verdict from the headers alone, if they give one: from the code of a fault, or from RFC 6750's error.
+/// The verdict from the headers alone, if they give one.
 pub(crate) fn verdict(headers: &HeaderMap) -> Option<Verdict> {
-    let challenges = headers.get_all(WWW_AUTHENTICATE).iter();
-    challenges
-        .map(|value| bearer_error(&String::from_utf8_lossy(value.as_bytes())))
-        .find_map(|BearerError { error, description }| {
-            let code = description.split(':').next().unwrap_or_default();
-            // Apigee sends `invalid_token` with every fault, so its code counts first.
-            Verdict::of_code(code.trim()).or(match error.as_str() {
-                "invalid_token" => Some(Verdict::AboutToken),
-                "insufficient_scope" => Some(Verdict::NotAboutToken),
-                _ => None,
-            })
-        })
+    let values = headers.get_all(WWW_AUTHENTICATE).iter();
+    values
+        .flat_map(|value| challenges(&String::from_utf8_lossy(value.as_bytes())))
+        .find_map(|challenge| challenge.verdict())
 }
 
-/// The parameters `error` and `error_description` of a Bearer challenge; empty if they are missing.
+/// A challenge of the scheme Bearer or DPoP: its parameters `error` and `error_description`, empty if they are missing.
 #[derive(Debug, Default, PartialEq, Eq)]
-struct BearerError {
+struct Challenge {
     error: String,
     description: String,
 }
 
+impl Challenge {
+    /// The verdict from the code of a fault, or else from a registered error. Errors that are not registered, such as
+    /// `expired_token`, have no agreed meaning.
+    fn verdict(&self) -> Option<Verdict> {
+        let code = self.description.split(':').next().unwrap_or_default();
+        // Apigee sends `invalid_token` with every fault, so its code counts first.
+        Verdict::of_code(code.trim()).or(match self.error.as_str() {
+            "invalid_token" => Some(Verdict::AboutToken),
+            // RFC 6750, section 3.1; RFC 9470, section 3; RFC 9449, sections 7.1 and 9.
+            "insufficient_scope"
+            | "invalid_request"
+            | "insufficient_user_authentication"
+            | "invalid_dpop_proof"
+            | "use_dpop_nonce" => Some(Verdict::NotAboutToken),
+            _ => None,
+        })
+    }
+}
+
 /// Parses a header value, which may hold several challenges.
-fn bearer_error(header: &str) -> BearerError {
-    let mut found = BearerError::default();
-    let mut bearer = false;
+fn challenges(header: &str) -> Vec<Challenge> {
+    let mut found = Vec::new();
+    let mut is_ours = false;
     let mut rest = header;
     while !rest.is_empty() {
         let (word, after) = token(rest);
@@ -42,16 +53,23 @@ fn bearer_error(header: &str) -> BearerError {
         match after.trim_start().strip_prefix('=') {
             // A word without a value starts a challenge; a word with one is a parameter of it.
             None => {
-                bearer = word.eq_ignore_ascii_case("Bearer");
                 rest = after;
+                is_ours = ["Bearer", "DPoP"]
+                    .iter()
+                    .any(|scheme| word.eq_ignore_ascii_case(scheme));
+                if is_ours {
+                    found.push(Challenge::default());
+                }
             }
             Some(after) => {
                 let (value, after) = value(after.trim_start());
                 rest = after;
-                if bearer && word.eq_ignore_ascii_case("error") {
-                    found.error = value;
-                } else if bearer && word.eq_ignore_ascii_case("error_description") {
-                    found.description = value;
+                if let Some(challenge) = found.last_mut().filter(|_| is_ours) {
+                    if word.eq_ignore_ascii_case("error") {
+                        challenge.error = value;
+                    } else if word.eq_ignore_ascii_case("error_description") {
+                        challenge.description = value;
+                    }
                 }
             }
         }
@@ -96,13 +114,17 @@ mod tests {
 
     use super::*;
 
+    fn first_challenge(header: &str) -> Challenge {
+        challenges(header).into_iter().next().unwrap_or_default()
+    }
+
     #[track_caller]
     fn says(header: &str, error: &str, description: &str) {
-        let expected = BearerError {
+        let expected = Challenge {
             error: error.to_owned(),
             description: description.to_owned(),
         };
-        assert_eq!(bearer_error(header), expected, "{header}");
+        assert_eq!(first_challenge(header), expected, "{header}");
     }
 
     #[test]
@@ -144,31 +166,62 @@ mod tests {
         HeaderMap::from_iter([(WWW_AUTHENTICATE, value.parse().unwrap())])
     }
 
-    fn fault(code: &str) -> Vec<u8> {
-        format!(r#"{{"fault":{{"faultstring":"…","detail":{{"errorcode":"{code}"}}}}}}"#).into()
+    #[test]
+    fn the_code_of_a_fault_counts_before_the_error() {
+        for prefix in ["", "oauth.v2.", "keymanagement.service.", "steps.oauth.v2."] {
+            for (code, expected) in [
+                ("access_token_expired", Verdict::AboutToken),
+                ("InvalidAccessToken", Verdict::AboutToken),
+                ("InvalidAPICallAsNoApiProductMatchFound", Verdict::NotAboutToken),
+                ("FailedToResolveAPIKey", Verdict::NotAboutToken),
+            ] {
+                for error in ["invalid_token", "invalid_request"] {
+                    let description = format!("{prefix}{code}: some words");
+                    let header = format!(r#"Bearer realm="null",error="{error}",error_description="{description}""#);
+                    assert_eq!(verdict(&headers(&header)), Some(expected), "{header}");
+                }
+            }
+        }
     }
 
     #[test]
-    fn every_known_fault_is_judged_alike_in_header_and_body() {
-        for (code, expected) in [
-            ("keymanagement.service.access_token_expired", Verdict::AboutToken),
-            ("keymanagement.service.access_token_not_approved", Verdict::AboutToken),
-            ("keymanagement.service.invalid_access_token", Verdict::AboutToken),
-            ("oauth.v2.InvalidAccessToken", Verdict::AboutToken),
-            (
-                "keymanagement.service.InvalidAPICallAsNoApiProductMatchFound",
-                Verdict::NotAboutToken,
-            ),
-            (
-                "keymanagement.service.apiresource_doesnot_exist",
-                Verdict::NotAboutToken,
-            ),
-            ("oauth.v2.InvalidApiKeyForGivenResource", Verdict::NotAboutToken),
-        ] {
-            assert_eq!(Verdict::of_body(&fault(code)), expected, "{code}");
-            let header = format!(r#"Bearer realm="null",error="invalid_token",error_description="{code}: some words""#);
-            assert_eq!(verdict(&headers(&header)), Some(expected), "{code}");
+    fn a_registered_error_says_whether_the_token_is_the_reason_and_any_other_says_nothing() {
+        let judged = |scheme, error| verdict(&headers(&format!(r#"{scheme} realm="x", error="{error}""#)));
+        for scheme in ["Bearer", "bearer", "DPoP"] {
+            assert_eq!(judged(scheme, "invalid_token"), Some(Verdict::AboutToken));
+            for error in [
+                "insufficient_scope",
+                "invalid_request",
+                "insufficient_user_authentication",
+                "invalid_dpop_proof",
+                "use_dpop_nonce",
+            ] {
+                assert_eq!(judged(scheme, error), Some(Verdict::NotAboutToken), "{error}");
+            }
+            for error in [
+                "expired_token",
+                "unauthorized",
+                "invalid_tokens",
+                "invalid_client",
+                "INVALID_TOKEN",
+                "",
+            ] {
+                assert_eq!(judged(scheme, error), None, "{error}");
+            }
         }
+        assert_eq!(judged("Basic", "invalid_token"), None);
+    }
+
+    #[test]
+    fn each_challenge_is_judged_by_itself() {
+        let judged = |header| verdict(&headers(header));
+        let first =
+            r#"Bearer error="expired_token", error_description="InvalidAccessTokens", Bearer error="invalid_token""#;
+        assert_eq!(judged(first), Some(Verdict::AboutToken));
+        let mixed = r#"Bearer realm="x", DPoP algs="ES256", error="use_dpop_nonce""#;
+        assert_eq!(judged(mixed), Some(Verdict::NotAboutToken));
+        let both = r#"Bearer error="invalid_token", Bearer error="insufficient_scope", error_description="x""#;
+        assert_eq!(judged(both), Some(Verdict::AboutToken));
     }
 
     #[test]
@@ -209,14 +262,15 @@ mod tests {
             let ours = format!("Bearer realm={r},error={e}, error_description = {d}");
             let header = [before, &ours, after].map(str::to_owned).into_iter().filter(|part| !part.is_empty());
             let header = header.collect::<Vec<_>>().join(", ");
-            prop_assert_eq!(bearer_error(&header), BearerError { error, description }, "{}", header);
+            prop_assert_eq!(first_challenge(&header), Challenge { error, description }, "{}", header);
         }
 
         #[test]
         fn any_text_is_read_without_a_panic(header in "\\PC*", pieces in "(Bearer|error|=|\"|\\\\|,| |é)*") {
-            let _ = bearer_error(&header);
-            let found = bearer_error(&pieces);
-            prop_assert!(found.error.len() + found.description.len() <= pieces.len());
+            let _ = challenges(&header);
+            let found = challenges(&pieces);
+            let length: usize = found.iter().map(|found| found.error.len() + found.description.len()).sum();
+            prop_assert!(length <= pieces.len());
         }
     }
 }
