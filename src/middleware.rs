@@ -2,6 +2,7 @@
 
 pub(crate) mod challenge;
 mod peek;
+mod sent;
 
 use std::pin::Pin;
 
@@ -9,7 +10,7 @@ use http::{Extensions, StatusCode, header};
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{Middleware, Next, Result};
 
-use self::peek::peek;
+use self::{peek::peek, sent::Sent};
 use crate::origins::{AllowedOrigins, Origin};
 use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action, token::AccessToken};
 
@@ -35,17 +36,24 @@ use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action,
 /// header already or carries [`NoAuth`]. If there is no token, the request is not sent, and [`Error::find_in`] finds
 /// the reason in the chain's error.
 ///
+/// An `Authorization` among the client's default headers is not the request's own. `reqwest` adds those last, and only
+/// where the request has none, so the token wins.
+///
 /// # What a 401 does
 ///
 /// | the API says | the token | this request |
 /// |---|---|---|
 /// | the token expired, or is unknown | is rejected and replaced | is repeated once with the next one |
-/// | the API is not in the project | stays | gets its 401, unchanged |
+/// | the API is not in the project, or another reason that is not the token | stays | gets its 401, unchanged |
 /// | no known reason | is replaced, and served until then | is repeated once with the next one |
+/// | no known reason, to a `HEAD` or after a redirect | stays | gets its 401, unchanged |
 ///
-/// The request is not repeated if its body is a stream, if the token is too new (see [`TokenManager::reject`]), or if
-/// no other token is available. Then it gets its 401. A 403 or a 429 never costs a token. Neither does a 401 from
-/// another origin after a redirect.
+/// The reason is read from `WWW-Authenticate` and from the body, which may be JSON, XML or an OWS exception report. It
+/// cannot be read from a body that is still compressed.
+///
+/// The request is not repeated if its body is a stream, as a multipart form's is, if the token is too new (see
+/// [`TokenManager::reject`]), or if no other token is available. Then it gets its 401. A 403 or a 429 never costs a
+/// token. Neither does any 401 from another origin after a redirect.
 ///
 /// # Where in the chain
 ///
@@ -117,14 +125,22 @@ impl BearerAuth {
         (!opted_out).then_some(origin)
     }
 
-    /// Reports a 401 to the manager, and gets another token if the request can be repeated with it.
+    /// Reports a 401 to the manager, unless it says nothing about the token. Gets another token if the request can be
+    /// repeated with it.
     async fn unauthorized(
         &self,
+        sent: Sent<'_>,
         token: &AccessToken,
         response: Response,
         repeatable: bool,
     ) -> (Response, Option<AccessToken>) {
+        if !sent.is_from_origin(&response) {
+            return (response, None);
+        }
         let (verdict, response) = judge(response).await;
+        if !sent.counts(verdict, &response) {
+            return (response, None);
+        }
         let action = self.tokens.unauthorized(token, verdict);
         let next = if action == Action::Replace && repeatable {
             self.tokens.other_than(token).await.ok()
@@ -165,16 +181,16 @@ impl Middleware for BearerAuth {
         Box::pin(async move {
             let mut token = self.tokens.token().await?;
             let mut replay = self.replay_rejected.then(|| request.try_clone()).flatten();
+            let sent = Sent::new(&request, origin);
             loop {
                 let bearer = token.header_value();
                 request.headers_mut().insert(header::AUTHORIZATION, bearer);
                 let response = next.clone().run(request, extensions).await?;
-                // reqwest does not send the token to another origin, so a 401 from there is not about the token.
-                if response.status() != StatusCode::UNAUTHORIZED || !origin.is_of(response.url()) {
+                if response.status() != StatusCode::UNAUTHORIZED {
                     return Ok(response);
                 }
                 // Boxed, so that the future of every other request stays small.
-                let refused = Box::pin(self.unauthorized(&token, response, replay.is_some())).await;
+                let refused = Box::pin(self.unauthorized(sent, &token, response, replay.is_some())).await;
                 (token, request) = match (refused, replay.take()) {
                     ((_, Some(next)), Some(replay)) => (next, replay),
                     ((response, _), _) => return Ok(response),

@@ -11,7 +11,7 @@ use std::{
 
 use async_trait::async_trait;
 use bytes::Bytes;
-use http::Extensions;
+use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use http_body::Frame;
 use osdatahub_auth::{
     BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, NoAuth, TokenEndpoint, TokenManager, TokenState,
@@ -179,6 +179,75 @@ async fn a_401_from_the_other_end_of_a_redirect_says_nothing_of_the_token() {
     assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 1));
 }
 
+/// A redirect with a 307, which repeats method and body.
+fn redirect(to: &Url) -> FakeAnswer {
+    FakeAnswer::new(307, "").with_header("Location", to.as_str())
+}
+
+#[tokio::test]
+async fn a_401_at_the_end_of_a_redirect_there_and_back_costs_nothing_and_sends_nothing_again() {
+    for replay in [true, false] {
+        let setup = Setup::with(|auth| auth.replay_rejected(replay)).await;
+        let other = FakeDataHub::start().await.unwrap();
+        let polygon = setup.hub.url("/search/places/v1/polygon");
+        setup.hub.answer_path(polygon.path(), redirect(&other.url("/hop")));
+        other.answer_path("/hop", redirect(&setup.hub.url("/search/end")));
+        setup.hub.answer_path("/search/end", FakeAnswer::new(401, ""));
+        setup.until_replaceable().await;
+        let response = setup.client.post(polygon).body("{}").send().await.unwrap();
+        assert_eq!(response.status(), 401);
+        assert_eq!(response.url(), &setup.hub.url("/search/end"));
+        assert_eq!(setup.hub.received().last().unwrap().headers.get("authorization"), None);
+        assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 2));
+        assert_eq!(setup.tokens.status().state, TokenState::Fresh);
+    }
+}
+
+#[tokio::test]
+async fn after_a_redirect_within_the_origin_only_a_401_about_the_token_counts() {
+    let fault = r#"{"fault":{"faultstring":"x","detail":{"errorcode":"oauth.v2.InvalidAccessToken"}}}"#;
+    for (end, token_posts, requests) in [("", 1, 2), ("<html>Firewall</html>", 1, 2), (fault, 2, 4)] {
+        let setup = Setup::new().await;
+        let url = |path: &str| setup.hub.url(path);
+        setup
+            .hub
+            .answer_path("/search/start", redirect(&url("/search/end?a=1")));
+        setup.hub.answer_path("/search/end", FakeAnswer::new(401, end));
+        setup.until_replaceable().await;
+        assert_eq!(setup.get("/search/start").await, 401);
+        assert!(
+            setup.bearers().iter().all(Option::is_some),
+            "the token goes along within its origin"
+        );
+        let cost = (setup.hub.token_posts(), setup.hub.api_requests());
+        assert_eq!(cost, (token_posts, requests), "{end}");
+    }
+}
+
+#[tokio::test]
+async fn an_unusual_url_is_not_mistaken_for_a_redirect() {
+    for replay in [true, false] {
+        for rest in [
+            "#fragment",
+            "?a=1#fragment",
+            "?",
+            "?q=a|b{c}\"d\"'e'<f>`^\\[g]&h=%7e%zz é ü",
+            "?bbox=-0.1,51.5;x=@:/?!$()*+~",
+        ] {
+            let setup = Setup::with(|auth| auth.replay_rejected(replay)).await;
+            setup.hub.answer_path("/search/odd", FakeAnswer::new(401, ""));
+            setup.until_replaceable().await;
+            let url = format!("{}search/odd{rest}", setup.hub.origin());
+            assert_eq!(setup.client.get(url).send().await.unwrap().status(), 401);
+            let requests = if replay { 2 } else { 1 };
+            assert_eq!(setup.hub.api_requests(), requests, "{rest}");
+            while setup.hub.token_posts() < 2 {
+                sleep(Duration::from_millis(5)).await;
+            }
+        }
+    }
+}
+
 /// Layer below `BearerAuth` that holds every request back until the gate opens, and then limits the requests in
 /// flight.
 struct Gate {
@@ -284,6 +353,81 @@ async fn a_401_for_an_api_outside_the_project_is_returned_whole_and_costs_nothin
     }
     assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 2));
     assert_eq!(setup.tokens.status().state, TokenState::Fresh);
+}
+
+/// OS's third envelope, which its WFS, WMTS and vector tiles send.
+fn ows(code: &str) -> FakeAnswer {
+    let report = format!(
+        r#"<?xml version="1.0"?><ows:ExceptionReport xmlns:ows="http://www.opengis.net/ows/1.1"><ows:Exception exceptionCode="{code}"><ows:ExceptionText>Whatever</ows:ExceptionText></ows:Exception></ows:ExceptionReport>"#
+    );
+    FakeAnswer::new(401, report).with_header("Content-Type", "application/xml")
+}
+
+#[tokio::test]
+async fn a_401_that_is_not_about_the_token_costs_nothing_in_whatever_envelope() {
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    let challenge = |error: &str| {
+        let challenge = format!(r#"Bearer realm="os",error="{error}""#);
+        FakeAnswer::new(401, "").with_header("WWW-Authenticate", &challenge)
+    };
+    let answers = [
+        ows("InvalidAPICallAsNoApiProductMatchFound"),
+        ows("FailedToResolveAPIKey"),
+        challenge("insufficient_scope"),
+        challenge("invalid_request"),
+        challenge("insufficient_user_authentication"),
+    ];
+    let requests = answers.len();
+    for answer in answers {
+        setup.hub.answer_path("/features/v1/wfs", answer);
+        assert_eq!(setup.get("/features/v1/wfs").await, 401);
+    }
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, requests));
+    assert_eq!(setup.tokens.status().state, TokenState::Fresh);
+}
+
+#[tokio::test]
+async fn a_head_whose_401_gives_no_reason_costs_nothing_and_is_not_repeated() {
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    setup.hub.refuse_path(TILE);
+    let response = setup.client.head(setup.hub.url(TILE)).send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 1));
+    assert_eq!(setup.tokens.status().state, TokenState::Fresh);
+
+    setup.hub.revoke_all();
+    let response = setup.client.head(setup.hub.url(NAMES)).send().await.unwrap();
+    assert_eq!(response.status(), 200, "a header that names the token should count");
+    assert_eq!(setup.hub.token_posts(), 2);
+}
+
+#[tokio::test]
+async fn a_compressed_401_that_the_client_does_not_decode_is_unexplained() {
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    let gzip = b"\x1f\x8b\x08\x00\x00\x00\x00\x00\x00\x03";
+    let answer = FakeAnswer::new(401, &gzip[..]).with_header("Content-Encoding", "gzip");
+    setup.hub.answer_path("/search/odd", answer);
+    let response = setup.client.get(setup.hub.url("/search/odd")).send().await.unwrap();
+    assert_eq!(response.status(), 401);
+    assert_eq!(response.headers()["content-encoding"], "gzip");
+    assert_eq!(response.bytes().await.unwrap(), &gzip[..]);
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (2, 2));
+}
+
+#[tokio::test]
+async fn an_authorization_of_the_clients_default_headers_gives_way_to_the_token() {
+    let setup = Setup::new().await;
+    let headers = HeaderMap::from_iter([(AUTHORIZATION, "Bearer default".parse().unwrap())]);
+    let client = setup.hub.client_builder().default_headers(headers).build().unwrap();
+    let auth = BearerAuth::new(setup.tokens.clone());
+    let auth = auth.with_origin(setup.hub.origin()).unwrap();
+    let client = ClientBuilder::new(client).with(auth).build();
+    assert_eq!(client.get(setup.hub.url(NAMES)).send().await.unwrap().status(), 200);
+    let token = setup.tokens.current().unwrap();
+    assert_eq!(setup.bearers(), [Some(format!("Bearer {}", token.expose_secret()))]);
 }
 
 #[tokio::test]

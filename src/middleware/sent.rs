@@ -1,0 +1,88 @@
+//! A request that has been sent, as far as its 401 has to be judged by it.
+
+use http::Method;
+use reqwest::{Request, Response, Url};
+use url::Position;
+
+use crate::{fault::Verdict, origins::Origin};
+
+/// What a 401 is compared with. The client consumes the request, and a copy of its URL would cost every request an
+/// allocation. So this keeps a hash.
+#[derive(Debug, Clone, Copy)]
+pub(super) struct Sent<'a> {
+    origin: &'a Origin,
+    path_and_query: u64,
+    is_head: bool,
+}
+
+impl<'a> Sent<'a> {
+    pub(super) fn new(request: &Request, origin: &'a Origin) -> Self {
+        Self {
+            origin,
+            path_and_query: path_and_query(request.url()),
+            is_head: request.method() == Method::HEAD,
+        }
+    }
+
+    /// Whether the response is from the origin that got the token. `reqwest` follows a redirect to another one without
+    /// it.
+    pub(super) fn is_from_origin(&self, response: &Response) -> bool {
+        self.origin.is_of(response.url())
+    }
+
+    /// Whether a 401 from the same origin says anything about the token.
+    ///
+    /// One that gives no reason does not always. After a redirect, the last request may have gone without the token,
+    /// because the redirect led through another origin. And the reason may have been in the body, which the response
+    /// to a `HEAD` does not have.
+    pub(super) fn counts(&self, verdict: Verdict, response: &Response) -> bool {
+        let redirected = path_and_query(response.url()) != self.path_and_query;
+        verdict != Verdict::Unexplained || !(redirected || self.is_head)
+    }
+}
+
+/// A hash of path and query, which are what a request targets within its origin.
+///
+/// Every request pays for it, so it takes 3 to 5 ns. It is not a strong hash and need not be. If two URLs ever collide,
+/// a 401 after a redirect between them counts, as it would without the redirect.
+fn path_and_query(url: &Url) -> u64 {
+    let text = url[Position::BeforePath..Position::AfterQuery].as_bytes();
+    let (words, rest) = text.as_chunks();
+    let words = words.iter().map(|word| u64::from_le_bytes(*word));
+    let rest = rest.iter().map(|byte| u64::from(*byte));
+    words.chain(rest).fold(0, |hash, part| hash.rotate_left(7) ^ part)
+}
+
+#[cfg(test)]
+mod tests {
+    use std::collections::HashSet;
+
+    use super::*;
+
+    fn hash(path: &str) -> u64 {
+        path_and_query(&format!("https://api.os.uk{path}").parse().unwrap())
+    }
+
+    #[test]
+    fn a_url_is_known_again_without_its_fragment_and_its_origin() {
+        for path in [
+            "/",
+            "/maps/raster/v1/zxy/Road_3857/7/63/42.png",
+            "/search/names/v1/find?query=Bath",
+        ] {
+            assert_eq!(hash(path), hash(&format!("{path}#fragment")));
+            let elsewhere = format!("https://gateway.example:8443{path}").parse().unwrap();
+            assert_eq!(hash(path), path_and_query(&elsewhere));
+        }
+        assert_ne!(hash("/x"), hash("/x?"));
+        assert_ne!(hash("/x?y"), hash("/x/y"));
+    }
+
+    #[test]
+    fn ten_thousand_tiles_have_ten_thousand_hashes() {
+        let tiles =
+            (0..100).flat_map(|x| (0..100).map(move |y| format!("/maps/raster/v1/zxy/Road_3857/7/{x}/{y}.png")));
+        let hashes: HashSet<_> = tiles.map(|tile| hash(&tile)).collect();
+        assert_eq!(hashes.len(), 10_000);
+    }
+}
