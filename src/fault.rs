@@ -257,6 +257,7 @@ mod tests {
             r#"<a b="<fault><errorcode>a.X</errorcode></fault>">"#,
             r#"<a b="><fault><errorcode>a.X</errorcode></fault>"#,
             r#"<!DOCTYPE a [<!ENTITY b "<fault><errorcode>a.X</errorcode></fault>">]>"#,
+            r#"<!DOCTYPE a [<!ENTITY b "-> <fault><errorcode>a.X</errorcode></fault>">]>"#,
             "<fault></fault><errorcode>a.X</errorcode>",
             "<fault/><errorcode>a.X</errorcode>",
             "<faulty><errorcode>a.X</errorcode></faulty>",
