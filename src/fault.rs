@@ -64,8 +64,8 @@ pub(crate) fn code(body: &[u8]) -> Option<String> {
     }
 }
 
-/// The code in one of two envelopes: Apigee's `fault` of map tiles, and OWS's `ExceptionReport` (OGC 06-121r9, clause 8)
-/// of WFS, WMTS and vector tiles.
+/// The code in one of two envelopes: Apigee's `fault` of map tiles, and the OWS `ExceptionReport` of WFS, WMTS and vector
+/// tiles (OGC 06-121r9, clause 8).
 fn code_in_xml(document: &str) -> Option<Cow<'_, str>> {
     let mut envelope = None;
     let mut events = Events::of(document);
@@ -332,6 +332,19 @@ mod tests {
             let _ = code(&body);
             if let Some(code) = code(markup.as_bytes()) {
                 prop_assert!(!code.contains("</errorcode>"));
+            }
+        }
+
+        #[test]
+        fn xml_that_is_cut_off_has_the_same_code_or_none(
+            markup in "(<a:fault>|<errorcode>|</errorcode>|<ExceptionReport>|<Exception exceptionCode=\"|<!--|-->|<!\\[CDATA\\[|\\]\\]>|[a-c/>'\"é])*",
+        ) {
+            let xml = format!("<x>{markup}");
+            let whole = code(xml.as_bytes());
+            for end in 0..xml.len() {
+                if let Some(read) = code(&xml.as_bytes()[..end]) {
+                    prop_assert_eq!(Some(read), whole.clone());
+                }
             }
         }
     }

@@ -12,7 +12,8 @@ pub(crate) fn verdict(headers: &HeaderMap) -> Option<Verdict> {
         .find_map(|challenge| challenge.verdict())
 }
 
-/// A challenge of the scheme Bearer or DPoP: its parameters `error` and `error_description`, empty if they are missing.
+/// A challenge of the scheme `Bearer` or `DPoP`: its parameters `error` and `error_description`, empty if they are
+/// missing.
 #[derive(Debug, Default, PartialEq, Eq)]
 struct Challenge {
     error: String,
