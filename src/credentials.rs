@@ -201,8 +201,8 @@ fn wiped(mut text: String) -> SecretString {
     secret
 }
 
-/// Whether a character has no width. Text that was copied from a page or a document may contain some. Unicode counts them
-/// neither as white space nor as control characters.
+/// Whether a character has no width. Text that was copied from a page or a document may contain some. Unicode counts
+/// them neither as white space nor as control characters.
 fn is_invisible(c: char) -> bool {
     matches!(c, '\u{ad}' | '\u{200b}'..='\u{200f}' | '\u{202a}'..='\u{202e}' | '\u{2060}'..='\u{2069}' | '\u{feff}')
 }

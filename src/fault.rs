@@ -64,8 +64,8 @@ pub(crate) fn code(body: &[u8]) -> Option<String> {
     }
 }
 
-/// The code in one of two envelopes: Apigee's `fault` of map tiles, and the OWS `ExceptionReport` of WFS, WMTS and vector
-/// tiles (OGC 06-121r9, clause 8).
+/// The code in one of two envelopes: Apigee's `fault` of map tiles, and the OWS `ExceptionReport` of WFS, WMTS and
+/// vector tiles (OGC 06-121r9, clause 8).
 fn code_in_xml(document: &str) -> Option<Cow<'_, str>> {
     let mut envelope = None;
     let mut events = Events::of(document);

@@ -1,4 +1,4 @@
-//! Fuzz target: the parser of a 401's body.
+//! Fuzz target: the parsers of a 401's body, which is JSON or XML.
 
 #![no_main]
 
