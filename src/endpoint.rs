@@ -23,9 +23,13 @@ const OS_TOKEN_URL: &str = "https://api.os.uk/oauth2/token/v1";
 
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
-/// A TCP and TLS handshake that takes longer will most likely fail, and the next attempt may reach another address.
-const CONNECT_TIMEOUT: Duration = Duration::from_secs(2);
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The time limit for connecting: name lookup, proxy and TLS included. A connection that takes longer will most likely
+/// fail, and a host with several addresses needs the time for the next one.
+fn connect_limit(request_timeout: Duration) -> Duration {
+    request_timeout * 2 / 5
+}
 
 /// OS's responses are about 200 bytes long.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -149,7 +153,7 @@ pub struct TokenEndpointBuilder {
     credentials: Arc<dyn CredentialsProvider>,
     token_url: Option<Url>,
     request_timeout: Duration,
-    http_client: Option<ClientBuilder>,
+    http_client: Option<Box<dyn FnOnce(ClientBuilder) -> ClientBuilder + Send>>,
 }
 
 impl TokenEndpointBuilder {
@@ -167,12 +171,26 @@ impl TokenEndpointBuilder {
         self
     }
 
-    /// The HTTP client, for a proxy, root certificates or a resolver of your own. Defaults to `reqwest`'s.
+    /// Changes the HTTP client: for a proxy, root certificates or a resolver of your own. Defaults to no change.
     ///
-    /// Whatever its settings, redirects and `reqwest`'s own retries stay off, connecting takes 2 s at most, no
-    /// connection is kept, and the bytes on the wire are not logged.
-    pub fn http_client(mut self, client: ClientBuilder) -> Self {
-        self.http_client = Some(client);
+    /// [`build`](Self::build) calls the closure with the library's builder, which has a user agent and a connect
+    /// timeout of two fifths of the `request_timeout`. You can override both. Firewalls refuse requests without a user
+    /// agent, so start from the builder that you get.
+    ///
+    /// Whatever the closure sets, redirects and `reqwest`'s own retries stay off, no connection is kept, and the bytes
+    /// on the wire are not logged. A loopback `token_url` is called without a proxy.
+    ///
+    /// ```
+    /// # fn f(credentials: osdatahub_auth::ProjectCredentials) -> Result<(), Box<dyn std::error::Error>> {
+    /// let proxy = reqwest::Proxy::https("http://proxy.internal:3128")?;
+    /// let endpoint = osdatahub_auth::TokenEndpoint::builder(credentials)
+    ///     .http_client(|client| client.proxy(proxy))
+    ///     .build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn http_client(mut self, change: impl FnOnce(ClientBuilder) -> ClientBuilder + Send + 'static) -> Self {
+        self.http_client = Some(Box::new(change));
         self
     }
 
@@ -204,12 +222,15 @@ impl TokenEndpointBuilder {
             token_url.scheme() != "https" || tls_is_compiled_in(),
             "no TLS is compiled in: turn on the feature `rustls` or `native-tls` of osdatahub-auth or of reqwest",
         )?;
-        let mut client = self
-            .http_client
-            .unwrap_or_else(|| ClientBuilder::new().user_agent(USER_AGENT))
+        let mut client = ClientBuilder::new()
+            .user_agent(USER_AGENT)
+            .connect_timeout(connect_limit(self.request_timeout));
+        if let Some(change) = self.http_client {
+            client = change(client);
+        }
+        client = client
             .redirect(redirect::Policy::none())
             .retry(retry::never())
-            .connect_timeout(CONNECT_TIMEOUT)
             .connection_verbose(false)
             // Refreshes are minutes apart, so an idle connection would be dead by the next one.
             .pool_max_idle_per_host(0);

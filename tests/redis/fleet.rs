@@ -37,7 +37,7 @@ async fn node() {
         .token_url(origin.join("/oauth2/token/v1").unwrap())
         .request_timeout(secs(2))
         // The user agent shows the tests which process requested a token.
-        .http_client(reqwest::Client::builder().user_agent(name))
+        .http_client(|client| client.user_agent(name))
         .build()
         .unwrap();
     // Long, because fifty processes that start at once slow the machine down.

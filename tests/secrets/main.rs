@@ -103,7 +103,7 @@ fn endpoint(hub: &FakeDataHub, log: &Log) -> TokenEndpoint {
         .token_url(hub.token_url())
         .request_timeout(Duration::from_millis(200))
         // The endpoint has to turn this off, because it logs the bytes on the wire.
-        .http_client(reqwest::ClientBuilder::new().connection_verbose(true));
+        .http_client(|client| client.connection_verbose(true));
     log.add(&builder);
     let endpoint = builder.build().unwrap();
     log.add(&endpoint);

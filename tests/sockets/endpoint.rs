@@ -10,7 +10,11 @@ use std::{
 use osdatahub_auth::{
     AccessToken, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenSource,
 };
-use reqwest::{ClientBuilder, Proxy, Url, redirect};
+use reqwest::{
+    ClientBuilder, Proxy, Url,
+    header::{self, HeaderMap, HeaderValue},
+    redirect, retry,
+};
 use test_support::{RawServer, http_response};
 use tokio::{io::AsyncWriteExt, net::TcpListener, time::sleep};
 
@@ -71,6 +75,40 @@ async fn one_post_with_basic_auth_a_form_and_an_accept() {
     ] {
         assert!(headers.contains(expected), "{headers} should contain {expected}");
     }
+}
+
+/// Firewalls refuse a request without a user agent.
+#[tokio::test]
+async fn a_changed_http_client_is_still_ours() {
+    let (send, receive) = std::sync::mpsc::channel();
+    let send = Mutex::new(send);
+    let server = RawServer::start(move |_, request| {
+        send.lock().unwrap().send(request.to_lowercase()).unwrap();
+        async {}
+    })
+    .await;
+    let referer = (header::REFERER, HeaderValue::from_static("x"));
+    let builder = TokenEndpoint::builder(credentials())
+        .http_client(|client| client.default_headers(HeaderMap::from_iter([referer])))
+        .token_url(server.url("/token"));
+    let send_to_another_thread = || builder;
+    let endpoint = std::thread::spawn(send_to_another_thread).join().unwrap().build();
+    endpoint.unwrap().fetch(None).await.unwrap_err();
+    let request = receive.recv().unwrap();
+    for expected in ["\r\nuser-agent: osdatahub-auth/", "\r\nreferer: x\r\n"] {
+        assert!(request.contains(expected), "{request} should contain {expected}");
+    }
+}
+
+#[tokio::test]
+async fn a_refusal_is_never_repeated_whatever_the_client_says() {
+    let server = RawServer::responding(http_response(503, "", "")).await;
+    let always = retry::for_host("127.0.0.1").classify_fn(|attempt| attempt.retryable());
+    let endpoint = TokenEndpoint::builder(credentials())
+        .token_url(server.url("/"))
+        .http_client(|client| client.retry(always));
+    endpoint.build().unwrap().fetch(None).await.unwrap_err();
+    assert_eq!(server.connections(), 1);
 }
 
 #[tokio::test]
@@ -267,7 +305,7 @@ async fn a_redirect_is_never_followed_whatever_the_client_says() {
         let server = RawServer::responding(http_response(status, &location, "")).await;
         let error = TokenEndpoint::builder(credentials())
             .token_url(server.url("/"))
-            .http_client(ClientBuilder::new().redirect(redirect::Policy::limited(10)))
+            .http_client(|client| client.redirect(redirect::Policy::limited(10)))
             .build()
             .unwrap()
             .fetch(None)
@@ -283,10 +321,10 @@ async fn a_redirect_is_never_followed_whatever_the_client_says() {
 async fn a_loopback_endpoint_is_never_called_through_a_proxy() {
     let hub = FakeDataHub::start().await.unwrap();
     let proxy = RawServer::responding(http_response(502, "", "")).await;
-    let client = ClientBuilder::new().proxy(Proxy::all(proxy.url("/")).unwrap());
+    let through_proxy = Proxy::all(proxy.url("/")).unwrap();
     let endpoint = TokenEndpoint::builder(hub.credentials())
         .token_url(hub.token_url())
-        .http_client(client)
+        .http_client(|client| client.proxy(through_proxy))
         .build()
         .unwrap();
     endpoint.fetch(None).await.unwrap();
@@ -315,6 +353,7 @@ async fn no_connection_is_kept_between_refreshes() {
     .await;
     let endpoint = TokenEndpoint::builder(credentials())
         .token_url(server.url("/"))
+        .http_client(|client| client.pool_max_idle_per_host(8))
         .build()
         .unwrap();
     endpoint.fetch(None).await.unwrap();
@@ -431,7 +470,7 @@ async fn a_refused_connection_and_a_name_that_does_not_exist_are_unavailable() {
     }
     let endpoint = TokenEndpoint::builder(credentials())
         .token_url("https://no-such-host.invalid/".parse().unwrap())
-        .http_client(ClientBuilder::new().no_proxy())
+        .http_client(ClientBuilder::no_proxy)
         .build()
         .unwrap();
     let error = endpoint.fetch(None).await.unwrap_err();
