@@ -2,6 +2,7 @@
 
 pub(crate) mod headers;
 pub(crate) mod response;
+mod transport;
 
 use std::future::{Future, pending};
 use std::task::{Context, Waker};
@@ -15,7 +16,7 @@ use tokio::time::timeout;
 use url::Position;
 
 use crate::credentials::{CredentialsProvider, ProjectCredentials};
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 use crate::{clock::Moment, origins, schedule::MAX_FETCH_TIME, source::TokenSource, telemetry, token::AccessToken};
 
 /// From [OS's documentation](https://docs.os.uk/os-apis/core-concepts/authentication).
@@ -24,12 +25,6 @@ const OS_TOKEN_URL: &str = "https://api.os.uk/oauth2/token/v1";
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
-
-/// The time limit for connecting: name lookup, proxy and TLS included. A connection that takes longer will most likely
-/// fail, and a host with several addresses needs the time for the next one.
-fn connect_limit(request_timeout: Duration) -> Duration {
-    request_timeout * 2 / 5
-}
 
 /// OS's responses are about 200 bytes long.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -66,7 +61,7 @@ impl TokenEndpoint {
             .body("grant_type=client_credentials");
         let start = Moment::now();
         let exchange = async {
-            let mut response = request.send().await.map_err(failed)?;
+            let mut response = request.send().await?;
             let body = if response::needs_body(response.status()) {
                 read(&mut response).await?
             } else {
@@ -74,9 +69,11 @@ impl TokenEndpoint {
             };
             Ok((response, body))
         };
+        let host = &self.token_url[Position::BeforeHost..Position::AfterPort];
         let (response, body) = timeout(self.request_timeout, exchange)
             .await
-            .unwrap_or_else(|_| Err(timed_out(self.request_timeout)))?;
+            .map_err(|_| transport::cut_off(host, self.request_timeout))?
+            .map_err(|error| transport::failure(&error, host, start.monotonic.elapsed(), self.request_timeout))?;
         let headers = response.headers();
         if !response.status().is_success() {
             let body = body.unwrap_or_default();
@@ -101,39 +98,15 @@ impl TokenSource for TokenEndpoint {
 }
 
 /// Reads the body up to the limit. `None` if it is longer.
-async fn read(response: &mut Response) -> Result<Option<Bytes>, Error> {
+async fn read(response: &mut Response) -> reqwest::Result<Option<Bytes>> {
     let mut body = BytesMut::new();
-    while let Some(chunk) = response.chunk().await.map_err(failed)? {
+    while let Some(chunk) = response.chunk().await? {
         if body.len() + chunk.len() > MAX_RESPONSE_BYTES {
             return Ok(None);
         }
         body.extend_from_slice(&chunk);
     }
     Ok(Some(body.freeze()))
-}
-
-/// The error for a request without a response. It leaves out the URL, which may name an internal host.
-fn failed(error: reqwest::Error) -> Error {
-    let (kind, message) = if error.is_builder() {
-        (
-            ErrorKind::Configuration,
-            "the token request could not be built: check the token_url",
-        )
-    } else if error.is_timeout() {
-        (ErrorKind::Timeout, "the token endpoint did not answer in time")
-    } else if error.is_connect() {
-        (ErrorKind::Unavailable, "no connection to the token endpoint")
-    } else {
-        (ErrorKind::Unavailable, "the connection to the token endpoint broke off")
-    };
-    Error::with_message(kind, message).caused_by(error.without_url())
-}
-
-fn timed_out(limit: Duration) -> Error {
-    Error::with_message(
-        ErrorKind::Timeout,
-        format!("the token endpoint did not answer within the request_timeout of {limit:?}"),
-    )
 }
 
 impl fmt::Debug for TokenEndpoint {
@@ -177,8 +150,9 @@ impl TokenEndpointBuilder {
     /// timeout of two fifths of the `request_timeout`. You can override both. Firewalls refuse requests without a user
     /// agent, so start from the builder that you get.
     ///
-    /// Whatever the closure sets, redirects and `reqwest`'s own retries stay off, no connection is kept, and the bytes
-    /// on the wire are not logged. A loopback `token_url` is called without a proxy.
+    /// Whatever the closure sets, redirects and `reqwest`'s own retries stay off, no connection is kept, the protocol
+    /// is HTTP/1.1, and the bytes on the wire are not logged. A loopback `token_url` is called without a proxy. A ready
+    /// TLS configuration can negotiate HTTP/2 all the same. Then the crate `h2` logs what the server sends, at DEBUG.
     ///
     /// ```
     /// # fn f(credentials: osdatahub_auth::ProjectCredentials) -> Result<(), Box<dyn std::error::Error>> {
@@ -224,7 +198,7 @@ impl TokenEndpointBuilder {
         )?;
         let mut client = ClientBuilder::new()
             .user_agent(USER_AGENT)
-            .connect_timeout(connect_limit(self.request_timeout));
+            .connect_timeout(transport::connect_limit(self.request_timeout));
         if let Some(change) = self.http_client {
             client = change(client);
         }
@@ -232,6 +206,8 @@ impl TokenEndpointBuilder {
             .redirect(redirect::Policy::none())
             .retry(retry::never())
             .connection_verbose(false)
+            // Nothing in HTTP/2 helps a single request, and there a server can send text that ends up in logs.
+            .http1_only()
             // Refreshes are minutes apart, so an idle connection would be dead by the next one.
             .pool_max_idle_per_host(0);
         if origins::is_loopback(&token_url) {

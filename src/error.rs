@@ -21,16 +21,18 @@ pub struct Error {
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum ErrorKind {
-    /// A setting is missing or wrong, or the call came from outside a tokio runtime. Permanent until it is changed.
+    /// A setting is missing or wrong, or the call came from outside a tokio runtime. Also if the token endpoint's
+    /// certificate has expired, is of an unknown authority or for another name. Permanent until it is changed.
     Configuration,
     /// OS does not accept the Project API Key and Secret. Permanent until they are replaced, which needs no restart.
     CredentialsRejected,
-    /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a gateway in between.
-    /// Permanent.
+    /// The token endpoint refused the request for another reason: a wrong URL, a redirect, a firewall or a gateway in
+    /// between. Permanent.
     RequestRejected,
     /// The token endpoint limits the rate of requests: a 429. Transient.
     RateLimited,
-    /// The token endpoint could not be reached, broke the connection, or sent a server error. Transient.
+    /// The token endpoint could not be reached, broke the connection, or sent a server error. Also if a proxy refused
+    /// to connect to it. Transient.
     Unavailable,
     /// The token endpoint sent a response without a usable token. Transient.
     MalformedResponse,

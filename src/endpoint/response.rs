@@ -102,6 +102,11 @@ pub(crate) fn failure(status: StatusCode, body: &[u8], retry_after: Option<Durat
         429 => (RateLimited, "it limits the rate of token requests"),
         408 | 425 | 500..=599 => (Unavailable, "the failure is on its side"),
         300..=399 => (RequestRejected, "redirects are not followed: check the token_url"),
+        403 => (
+            RequestRejected,
+            "check the token_url and any proxy on the way, and whether a firewall refused the request",
+        ),
+        407 => (RequestRejected, "a proxy on the way wants a user and a password"),
         _ => (RequestRejected, "check the token_url and any proxy on the way"),
     };
     let status = status.as_u16();

@@ -1,6 +1,7 @@
 //! Tests over real sockets, in real time.
 
 mod chain;
+mod connection;
 mod endpoint;
 mod events;
 mod fake_hub;

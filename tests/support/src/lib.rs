@@ -13,9 +13,11 @@ mod metrics_capture;
 mod raw;
 mod redis_server;
 mod source;
+mod tls;
 
 pub use log_capture::LogCapture;
 pub use metrics_capture::MetricsCapture;
-pub use raw::{RawServer, http_response};
+pub use raw::{RawServer, http_2_goaway, http_response};
 pub use redis_server::RedisServer;
 pub use source::{Fetch, KINDS, LIFETIME, Outcome, Source, eventually, millis, secs};
+pub use tls::{Authority, TlsServer, Validity};

@@ -88,3 +88,11 @@ pub fn http_response(status: u16, headers: &str, body: &str) -> Vec<u8> {
     let length = body.len();
     format!("HTTP/1.1 {status} Whatever\r\nContent-Length: {length}\r\n{headers}\r\n{body}").into()
 }
+
+/// The frames of an HTTP/2 server that ends the connection with a GOAWAY and this debug data (RFC 9113, section 6.8).
+pub fn http_2_goaway(debug_data: &str) -> Vec<u8> {
+    let payload = [&[0; 8], debug_data.as_bytes()].concat();
+    let settings = [0, 0, 0, 4, 0, 0, 0, 0, 0];
+    let goaway = [0, 0, u8::try_from(payload.len()).unwrap(), 7, 0, 0, 0, 0, 0];
+    [&settings[..], &goaway, &payload].concat()
+}

@@ -1,0 +1,264 @@
+//! Failures without a response: their kind and their cause, in our own words. Pure.
+//!
+//! No error quotes the underlying one or has it as its source, because a server chooses part of its text. That part is
+//! the debug data of an HTTP/2 GOAWAY (RFC 9113, section 6.8), or the names in a certificate.
+
+use std::{error::Error as StdError, io, iter, time::Duration};
+
+use crate::error::{Error, ErrorKind};
+
+/// The time limit for connecting: name lookup, proxy and TLS included. A connection that takes longer will most likely
+/// fail, and the next address or attempt needs the rest of the time.
+pub(super) fn connect_limit(request_timeout: Duration) -> Duration {
+    request_timeout * 2 / 5
+}
+
+/// The error for a request that failed after this time, and whose `host` the user has configured.
+pub(super) fn failure(error: &reqwest::Error, host: &str, elapsed: Duration, request_timeout: Duration) -> Error {
+    if error.is_builder() {
+        Error::configuration("the token request could not be built: check the token_url")
+    } else if error.is_timeout() && error.is_connect() {
+        slow_connection(host, elapsed, connect_limit(request_timeout))
+    } else if error.is_timeout() {
+        let message = format!("the token endpoint at {host} did not answer in time");
+        Error::with_message(ErrorKind::Timeout, message)
+    } else {
+        broken_connection(error, host, error.is_connect())
+    }
+}
+
+/// The error for a request that was cut off.
+pub(super) fn cut_off(host: &str, request_timeout: Duration) -> Error {
+    let message = format!(
+        "the token endpoint at {host} did not answer within the request_timeout of {request_timeout:?}, which includes \
+         connecting"
+    );
+    Error::with_message(ErrorKind::Timeout, message)
+}
+
+/// `reqwest` does not tell which limit a connection exceeded: ours, another one that the `http_client` closure has set,
+/// or the kernel's. The time tells, because ours fires when it is due.
+fn slow_connection(host: &str, elapsed: Duration, limit: Duration) -> Error {
+    let within = if (limit..limit * 5 / 4).contains(&elapsed) {
+        format!("within {limit:?}, two fifths of the request_timeout")
+    } else {
+        "in time".to_owned()
+    };
+    let message = format!("no connection to {host} {within}: that includes name lookup, proxy and TLS");
+    Error::with_message(ErrorKind::Timeout, message)
+}
+
+fn broken_connection(error: &(dyn StdError + 'static), host: &str, connecting: bool) -> Error {
+    let texts = || causes(error).map(ToString::to_string);
+    let proxy = texts().any(|text| text.starts_with(NO_PROXY_CONNECTION) || text.starts_with(PROXY_CONNECTION_BROKE));
+    let place = if proxy { "the proxy on the way to " } else { "" };
+    let what = if connecting {
+        format!("no connection to {place}{host}")
+    } else {
+        format!("the connection to {host} broke off")
+    };
+    match causes(error).find_map(Cause::of) {
+        Some(cause) => Error::with_message(cause.kind(), format!("{what}: {}", cause.advice())),
+        None if connecting => Error::with_message(
+            ErrorKind::Unavailable,
+            format!("{what}: check the token_url, the network and any proxy on the way"),
+        ),
+        None => Error::with_message(ErrorKind::Unavailable, what),
+    }
+}
+
+/// The chain of sources, the error itself included. `io::Error::source` skips the error that it wraps, so that one is
+/// added.
+fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (dyn StdError + 'static)> {
+    iter::successors(Some(error), |&error| {
+        match error.downcast_ref::<io::Error>().and_then(io::Error::get_ref) {
+            Some(wrapped) => Some(wrapped),
+            None => error.source(),
+        }
+    })
+}
+
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+enum Cause {
+    NameLookup,
+    Refused,
+    NoRoute,
+    Reset,
+    ClosedEarly,
+    NotHttp,
+    ProxyAuthentication,
+    ProxyRefused,
+    ProxyClosed,
+    TlsHandshake,
+    CertificateExpired,
+    CertificateOfUnknownAuthority,
+    CertificateForAnotherName,
+    CertificateNotAccepted,
+}
+
+// Texts of hyper-util's tunnel through a proxy.
+const NO_PROXY_CONNECTION: &str = "tunnel error: failed to create underlying connection";
+const PROXY_CONNECTION_BROKE: &str = "tunnel error: io error establishing tunnel";
+
+/// Texts by their beginnings, which no server chooses. The types behind them are private, or belong to a crate that is
+/// not part of every build. If a text changes, its cause is not found, and the message gets more general.
+const TEXTS: [(&str, Cause); 11] = [
+    // hyper-util and hyper
+    ("dns error", Cause::NameLookup),
+    ("tunnel error: proxy authorization required", Cause::ProxyAuthentication),
+    ("tunnel error: unsuccessful", Cause::ProxyRefused),
+    ("tunnel error: proxy response headers too long", Cause::ProxyRefused),
+    ("tunnel error: unexpected end of file", Cause::ProxyClosed),
+    ("connection closed before message completed", Cause::ClosedEarly),
+    ("end of file before message length reached", Cause::ClosedEarly),
+    ("invalid HTTP", Cause::NotHttp),
+    // rustls, where it is not in an io::Error
+    ("received fatal alert", Cause::TlsHandshake),
+    ("received corrupt message", Cause::TlsHandshake),
+    // OpenSSL
+    ("error:", Cause::TlsHandshake),
+];
+
+/// What rustls and OpenSSL say about a certificate.
+const CERTIFICATE_TEXTS: [(&str, Cause); 13] = [
+    ("certificate expired", Cause::CertificateExpired),
+    ("certificate not valid yet", Cause::CertificateExpired),
+    ("certificate has expired", Cause::CertificateExpired),
+    ("certificate is not yet valid", Cause::CertificateExpired),
+    ("UnknownIssuer", Cause::CertificateOfUnknownAuthority),
+    // An authority with the name of a known one.
+    ("BadSignature", Cause::CertificateOfUnknownAuthority),
+    ("unable to get", Cause::CertificateOfUnknownAuthority),
+    ("self-signed certificate", Cause::CertificateOfUnknownAuthority),
+    ("self signed certificate", Cause::CertificateOfUnknownAuthority),
+    ("certificate not valid for name", Cause::CertificateForAnotherName),
+    ("NotValidForName", Cause::CertificateForAnotherName),
+    ("hostname mismatch", Cause::CertificateForAnotherName),
+    ("IP address mismatch", Cause::CertificateForAnotherName),
+];
+
+impl Cause {
+    fn of(error: &(dyn StdError + 'static)) -> Option<Self> {
+        let text = error.to_string();
+        let find = |texts: &[(&str, Self)], text: &str| {
+            let known = texts.iter().find(|(beginning, _)| text.starts_with(beginning));
+            known.map(|&(_, cause)| cause)
+        };
+        if let Some(problem) = certificate_problem(&text) {
+            return find(&CERTIFICATE_TEXTS, problem).or(Some(Self::CertificateNotAccepted));
+        }
+        find(&TEXTS, &text).or_else(|| error.downcast_ref().and_then(Self::of_io))
+    }
+
+    fn of_io(error: &io::Error) -> Option<Self> {
+        match error.kind() {
+            io::ErrorKind::ConnectionRefused => Some(Self::Refused),
+            io::ErrorKind::HostUnreachable | io::ErrorKind::NetworkUnreachable => Some(Self::NoRoute),
+            io::ErrorKind::ConnectionReset | io::ErrorKind::ConnectionAborted | io::ErrorKind::BrokenPipe => {
+                Some(Self::Reset)
+            }
+            io::ErrorKind::UnexpectedEof => Some(Self::ClosedEarly),
+            // From tokio-rustls, for whatever rustls finds wrong. A certificate has been looked for before.
+            io::ErrorKind::InvalidData if error.get_ref().is_some() => Some(Self::TlsHandshake),
+            _ => None,
+        }
+    }
+
+    /// A certificate does not get better by waiting. A proxy's refusal may, since its status is not known.
+    fn kind(self) -> ErrorKind {
+        match self {
+            Self::CertificateExpired
+            | Self::CertificateOfUnknownAuthority
+            | Self::CertificateForAnotherName
+            | Self::CertificateNotAccepted => ErrorKind::Configuration,
+            _ => ErrorKind::Unavailable,
+        }
+    }
+
+    fn advice(self) -> &'static str {
+        match self {
+            Self::NameLookup => "its name lookup failed",
+            Self::Refused => "connection refused",
+            Self::NoRoute => "the network has no route to it",
+            Self::Reset => "it was reset",
+            Self::ClosedEarly => "it was closed early",
+            Self::NotHttp => "the answer is not HTTP/1.1",
+            Self::ProxyAuthentication => "the proxy wants a user and a password (407): put them into the proxy's URL",
+            Self::ProxyRefused => "the proxy refused to open one (CONNECT): it has to allow this host",
+            Self::ProxyClosed => "the proxy closed the connection",
+            Self::TlsHandshake => "the TLS handshake failed: does this port speak TLS 1.2 or later?",
+            Self::CertificateExpired => {
+                "its certificate has expired or is not valid yet: check it, and the clock of this machine"
+            }
+            Self::CertificateOfUnknownAuthority => {
+                "its certificate is of an unknown authority: if a proxy intercepts TLS, add its root certificate with \
+                 http_client"
+            }
+            Self::CertificateForAnotherName => {
+                "its certificate is for another name: check the token_url and any proxy on the way"
+            }
+            Self::CertificateNotAccepted => {
+                "its certificate is not accepted: check it, the token_url and any proxy on the way"
+            }
+        }
+    }
+}
+
+/// What is wrong with the peer's certificate, as rustls or OpenSSL puts it.
+fn certificate_problem(text: &str) -> Option<&str> {
+    if let Some(problem) = text.strip_prefix("invalid peer certificate: ") {
+        return Some(problem);
+    }
+    // error:0A000086:SSL routines:…:certificate verify failed:…:1889: (certificate has expired)
+    let (_, problem) = text.strip_prefix("error:")?.split_once(":certificate verify failed:")?;
+    problem.rsplit_once('(').map(|(_, problem)| problem)
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    /// Certificates as OpenSSL refuses them through native-tls, which the tests are not built with.
+    #[test]
+    fn the_words_of_openssl_are_understood() {
+        let openssl = "error:0A000086:SSL routines:tls_post_process_server_certificate:certificate verify failed:\
+                       ../ssl/statem/statem_clnt.c:1889: ";
+        for (reason, cause) in [
+            ("(certificate has expired)", Cause::CertificateExpired),
+            ("(certificate is not yet valid)", Cause::CertificateExpired),
+            ("(self-signed certificate)", Cause::CertificateOfUnknownAuthority),
+            (
+                "(unable to get local issuer certificate)",
+                Cause::CertificateOfUnknownAuthority,
+            ),
+            ("(hostname mismatch)", Cause::CertificateForAnotherName),
+            ("(IP address mismatch)", Cause::CertificateForAnotherName),
+            (
+                "(CA signature digest algorithm too weak)",
+                Cause::CertificateNotAccepted,
+            ),
+        ] {
+            let error = io::Error::other(format!("{openssl}{reason}"));
+            assert_eq!(Cause::of(&error), Some(cause), "{reason}");
+            assert_eq!(cause.kind(), ErrorKind::Configuration);
+        }
+        let error = io::Error::other("error:0A00010B:SSL routines:ssl3_get_record:wrong version number:..:354:");
+        assert_eq!(Cause::of(&error), Some(Cause::TlsHandshake));
+    }
+
+    #[test]
+    fn the_limit_is_named_only_if_it_is_ours() {
+        let limit = Duration::from_secs(2);
+        for (elapsed, ours) in [
+            (300, false),
+            (1_999, false),
+            (2_000, true),
+            (2_100, true),
+            (3_000, false),
+        ] {
+            let message = slow_connection("host", Duration::from_millis(elapsed), limit).to_string();
+            assert_eq!(message.contains("2s, two fifths"), ours, "{elapsed} ms: {message}");
+            assert!(message.contains("name lookup"), "{message}");
+        }
+    }
+}
