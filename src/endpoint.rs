@@ -5,6 +5,7 @@ pub(crate) mod response;
 mod transport;
 
 use std::future::{Future, pending};
+use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::task::{Context, Waker};
 use std::{fmt, pin::pin, sync::Arc, time::Duration};
 
@@ -25,6 +26,12 @@ const OS_TOKEN_URL: &str = "https://api.os.uk/oauth2/token/v1";
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// The addresses of the name `localhost` (RFC 6761, section 6.3). The port comes from the URL.
+const LOCALHOST: [SocketAddr; 2] = [
+    SocketAddr::new(IpAddr::V4(Ipv4Addr::LOCALHOST), 0),
+    SocketAddr::new(IpAddr::V6(Ipv6Addr::LOCALHOST), 0),
+];
 
 /// OS's responses are about 200 bytes long.
 const MAX_RESPONSE_BYTES: usize = 64 * 1024;
@@ -130,7 +137,8 @@ pub struct TokenEndpointBuilder {
 }
 
 impl TokenEndpointBuilder {
-    /// The URL to POST to: https, or http to a loopback address. Loopback is always called without a proxy.
+    /// The URL to POST to: https, or http to a loopback address. Loopback is always called without a proxy, and the name
+    /// `localhost` is 127.0.0.1 and `::1` whatever a resolver says.
     ///
     /// Defaults to OS's, `https://api.os.uk/oauth2/token/v1`.
     pub fn token_url(mut self, url: Url) -> Self {
@@ -171,9 +179,9 @@ impl TokenEndpointBuilder {
     /// Builds the endpoint. Sends nothing yet.
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) if the token URL is neither https nor loopback, or carries user
-    /// info. Also if `request_timeout` is zero or above 30 s, if the URL is https and no TLS is compiled in, or if the
-    /// client cannot be built.
+    /// [`Configuration`](ErrorKind::Configuration) if the token URL is neither https nor loopback, carries user info, or
+    /// has a wildcard. Also if `request_timeout` is zero or above 30 s, if the URL is https and no TLS is compiled in,
+    /// or if the client cannot be built.
     pub fn build(self) -> Result<TokenEndpoint, Error> {
         let token_url = match self.token_url {
             Some(url) => url,
@@ -187,6 +195,10 @@ impl TokenEndpointBuilder {
         Error::ensure(
             origins::may_carry_secrets(&token_url),
             "the token_url has to be https, or http to a loopback address: key and secret go there",
+        )?;
+        Error::ensure(
+            !origins::has_wildcard(&token_url),
+            "the token_url has to name one host, without a wildcard",
         )?;
         Error::ensure(
             !self.request_timeout.is_zero() && self.request_timeout <= MAX_FETCH_TIME,
@@ -211,8 +223,8 @@ impl TokenEndpointBuilder {
             // Refreshes are minutes apart, so an idle connection would be dead by the next one.
             .pool_max_idle_per_host(0);
         if origins::is_loopback(&token_url) {
-            // With HTTP_PROXY set, key and secret would leave the machine.
-            client = client.no_proxy();
+            // With HTTP_PROXY set, or with another resolver, key and secret would leave the machine.
+            client = client.no_proxy().resolve_to_addrs("localhost", &LOCALHOST);
         }
         let client = client.build().map_err(|error| {
             Error::configuration("the http_client for the token endpoint cannot be built")

@@ -100,8 +100,8 @@ impl BearerAuth {
     /// because the token would leave the machine through a proxy.
     ///
     /// # Errors
-    /// [`Configuration`](crate::ErrorKind::Configuration) if it is plain http and not loopback, or if it has a path, a
-    /// query or user info.
+    /// [`Configuration`](crate::ErrorKind::Configuration) if it is plain http and not loopback, or if it has a wildcard, a
+    /// path, a query or user info.
     #[expect(clippy::needless_pass_by_value, reason = "a caller has no other use for the Url")]
     pub fn with_origin(mut self, origin: Url) -> std::result::Result<Self, Error> {
         self.origins.add(&origin)?;

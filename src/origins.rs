@@ -32,6 +32,7 @@ impl AllowedOrigins {
             may_carry_secrets(origin),
             "has to be https, or http to a loopback address",
         )?;
+        ensure(!has_wildcard(origin), "has to name one host, without a wildcard")?;
         ensure(
             origin.username().is_empty() && origin.password().is_none(),
             "must not carry user info",
@@ -84,6 +85,11 @@ pub(crate) fn is_loopback(url: &Url) -> bool {
         Some(Host::Domain(name)) => name == "localhost",
         None => false,
     }
+}
+
+/// Whether the host is a pattern such as `*.os.uk`. It is valid in a URL, but no host has that name.
+pub(crate) fn has_wildcard(url: &Url) -> bool {
+    url.host_str().is_some_and(|host| host.contains('*'))
 }
 
 #[cfg(test)]
@@ -148,6 +154,9 @@ mod tests {
             "https://gateway.example/path",
             "https://gateway.example/?query",
             "https://gateway.example/#fragment",
+            "https://*.os.uk",
+            "https://%2A.os.uk",
+            "https://gateway.*",
             "https://user@gateway.example",
             "https://:hunter2@gateway.example",
             "ftp://gateway.example",

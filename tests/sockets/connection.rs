@@ -405,3 +405,13 @@ async fn what_a_server_says_in_http_2_is_not_shown() {
     assert_eq!(error.kind(), ErrorKind::Unavailable);
     shown(&error, HOST);
 }
+
+#[tokio::test]
+async fn the_name_localhost_is_this_machine_whatever_a_resolver_says() {
+    let server = RawServer::responding(http_response(200, "", r#"{"access_token":"t"}"#)).await;
+    let mut url = server.url("/");
+    url.set_host(Some("localhost")).unwrap();
+    let elsewhere = Resolver::to([Ipv4Addr::new(127, 0, 0, 3)]);
+    let endpoint = endpoint(443).token_url(url);
+    fetch(endpoint, |client| client.dns_resolver(elsewhere)).await.unwrap();
+}

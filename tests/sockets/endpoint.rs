@@ -342,6 +342,17 @@ async fn a_loopback_endpoint_is_never_called_through_a_proxy() {
     assert_eq!(proxy.connections(), 0);
 }
 
+#[test]
+fn a_wildcard_is_not_a_host_to_send_the_secret_to() {
+    for url in ["https://*.os.uk/token", "https://%2a.os.uk/token"] {
+        let endpoint = TokenEndpoint::builder(credentials()).token_url(url.parse().unwrap());
+        let error = endpoint.build().unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Configuration);
+        let shown = error.to_string();
+        assert!(shown.contains("token_url") && shown.contains("wildcard"), "{shown}");
+    }
+}
+
 #[tokio::test]
 async fn no_connection_is_kept_between_refreshes() {
     let response = http_response(
