@@ -34,7 +34,7 @@ struct Body {
 /// Parses the body of a 2xx response. `date` is its `Date` header.
 pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<TokenResponse, Error> {
     // serde's own message would quote the response.
-    let body: Body = serde_json::from_slice(body)
+    let body: Body = serde_json::from_slice(without_bom(body))
         .map_err(|_| malformed("the token endpoint's answer holds no access token: check the token_url"))?;
     if let Some(token_type) = body.token_type
         && !["Bearer", "BearerToken"]
@@ -57,6 +57,11 @@ pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<TokenRespon
         lifetime: remaining.unwrap_or(expires_in),
         without_expires_in: body.expires_in.is_none(),
     })
+}
+
+/// The body without a byte order mark, which some gateways write, and which a parser may ignore (RFC 8259, section 8.1).
+fn without_bom(body: &[u8]) -> &[u8] {
+    body.strip_prefix(b"\xef\xbb\xbf").unwrap_or(body)
 }
 
 /// Validates `expires_in`: rejects zero, negative and NaN; caps it at a day.
@@ -121,7 +126,7 @@ const BAD_CREDENTIALS: &str = "it does not accept the Project API Key and Secret
 
 /// Looks for `invalid_client` in the three known envelopes: OS's own, RFC 6749's and Apigee's fault.
 fn names_invalid_client(body: &[u8]) -> bool {
-    let envelope: serde_json::Value = serde_json::from_slice(body).unwrap_or_default();
+    let envelope: serde_json::Value = serde_json::from_slice(without_bom(body)).unwrap_or_default();
     ["ErrorCode", "error"]
         .iter()
         .any(|name| envelope[name] == "invalid_client")

@@ -123,6 +123,8 @@ async fn every_shape_of_os_answer_is_a_token() {
         r#"{"access_token":"t","expires_in":" 299 ","token_type":"Bearer"}"#,
         r#"{"access_token":"t","expires_in":"299","token_type":"BEARER","issued_at":"soon"}"#,
         r#"{"access_token":"t","expires_in":"299","token_type":"Bearer","issued_at":null}"#,
+        "\u{feff}{\"access_token\":\"t\",\"expires_in\":\"299\"}",
+        "\u{feff}\r\n{\"access_token\":\"t\",\"expires_in\":\"299\"}",
         r#"{"refresh_count":"0","access_token":"t","expires_in":"299","token_type":"Bearer","scope":"","status":"approved","application_name":"x","developer.email":"a@b","client_id":"c","api_product_list_json":["a"]}"#,
     ] {
         assert_eq!(lifetime(body).await.expect(body), 299, "{body}");
@@ -198,7 +200,7 @@ async fn a_200_that_holds_no_token_is_malformed() {
         r#"{"access_token":"t","expires_in":"299","token_type":"mac"}"#,
         r#"{"access_token":"t","expires_in":"299","token_type":7}"#,
         r#"{"access_token":"t","expires_in":"299""#,
-        "\u{feff}{\"access_token\":\"t\"}",
+        "{\u{feff}\"access_token\":\"t\"}",
     ] {
         assert_malformed(lifetime(body).await, body);
     }
@@ -249,6 +251,9 @@ async fn every_refusal_has_its_kind_and_is_never_quoted() {
         (401, html, CredentialsRejected),
         (401, "", CredentialsRejected),
         (400, os_error, CredentialsRejected),
+        (400, &format!("\u{feff}{os_error}"), CredentialsRejected),
+        (400, &format!("\u{feff}{oauth_error}"), CredentialsRejected),
+        (400, &format!("\u{feff}{fault}"), CredentialsRejected),
         (400, oauth_error, CredentialsRejected),
         (400, fault, CredentialsRejected),
         (400, unknown_client, CredentialsRejected),
