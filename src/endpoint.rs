@@ -6,8 +6,9 @@ mod transport;
 
 use std::future::{Future, pending};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::sync::{Arc, Once};
 use std::task::{Context, Waker};
-use std::{fmt, pin::pin, sync::Arc, time::Duration};
+use std::{fmt, pin::pin, time::Duration};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
@@ -16,6 +17,7 @@ use reqwest::{Client, ClientBuilder, Response, Url, dns, redirect, retry};
 use tokio::time::timeout;
 use url::Position;
 
+use self::response::Age;
 use crate::credentials::{CredentialsProvider, ProjectCredentials};
 use crate::error::Error;
 use crate::{clock::Moment, origins, schedule::MAX_FETCH_TIME, source::TokenSource, telemetry, token::AccessToken};
@@ -26,6 +28,9 @@ const OS_TOKEN_URL: &str = "https://api.os.uk/oauth2/token/v1";
 const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION"));
 
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// An honest answer takes no longer than this, and two clocks of one service do not differ by more.
+const MAX_USUAL_AGE: Duration = Duration::from_secs(10);
 
 /// The addresses of the name `localhost` (RFC 6761, section 6.3). The port comes from the URL.
 const LOCALHOST: [SocketAddr; 2] = [
@@ -45,6 +50,23 @@ pub struct TokenEndpoint {
     pub(crate) token_url: Url,
     pub(crate) request_timeout: Duration,
     client: Client,
+    age_warnings: AgeWarnings,
+}
+
+/// WARNs about ages, each logged once, because a wrong clock or a cache shows in every response.
+struct AgeWarnings {
+    not_new: Once,
+    impossible: Once,
+}
+
+impl AgeWarnings {
+    fn warn_of(&self, age: Age) {
+        match age {
+            Age::Possible(age) if age <= MAX_USUAL_AGE => {}
+            Age::Possible(age) => self.not_new.call_once(|| telemetry::token_not_new(age)),
+            Age::Impossible(age) => self.impossible.call_once(|| telemetry::token_age_impossible(age)),
+        }
+    }
 }
 
 impl TokenEndpoint {
@@ -88,10 +110,11 @@ impl TokenEndpoint {
             return Err(credentials.explain(error));
         }
         let body = body.ok_or_else(response::too_long)?;
-        let parsed = response::parse(&body, headers::date(headers))?;
+        let parsed = response::parse(&body, headers::date(headers), headers::from_cache(headers))?;
         if parsed.without_expires_in {
             telemetry::lifetime_missing(response::DEFAULT_LIFETIME);
         }
+        self.age_warnings.warn_of(parsed.age);
         AccessToken::aged_at(start, &parsed.access_token, Duration::ZERO, parsed.lifetime)
     }
 }
@@ -235,6 +258,10 @@ impl TokenEndpointBuilder {
             token_url,
             request_timeout: self.request_timeout,
             client,
+            age_warnings: AgeWarnings {
+                not_new: Once::new(),
+                impossible: Once::new(),
+            },
         })
     }
 }

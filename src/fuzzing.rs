@@ -8,14 +8,15 @@ use http::{HeaderMap, HeaderValue, StatusCode, header::WWW_AUTHENTICATE};
 use crate::endpoint::{headers, response};
 use crate::{fault::Verdict, middleware::challenge, schedule::DAY};
 
-/// The body of a token response. The first byte decides whether it is a success or a failure, and its `Date`.
+/// The body of a token response. The first byte decides whether it is a success or a failure, its `Date`, and
+/// whether it comes from a cache.
 pub fn token_answer(data: &[u8]) {
     let Some((first, body)) = data.split_first() else {
         return;
     };
     let date = SystemTime::UNIX_EPOCH + Duration::from_secs(1_634_663_382 + u64::from(*first));
     if first % 2 == 0 {
-        if let Ok(response) = response::parse(body, Some(date)) {
+        if let Ok(response) = response::parse(body, Some(date), first % 4 == 0) {
             assert!(!response.lifetime.is_zero() && response.lifetime <= DAY);
         }
     } else {

@@ -141,6 +141,20 @@ pub(crate) fn lifetime_missing(assumed: Duration) {
     warn!(life = ?assumed, "the token endpoint did not say how long its token lives");
 }
 
+pub(crate) fn token_not_new(age: Duration) {
+    warn!(
+        ?age,
+        "the token was not new when the token endpoint sent it: is a clock wrong, or a cache on the way?"
+    );
+}
+
+pub(crate) fn token_age_impossible(age: Duration) {
+    warn!(
+        ?age,
+        "the token's age is impossible, so it counts as new: is the clock of the token endpoint wrong?"
+    );
+}
+
 /// Events of tokens shared through Redis.
 #[cfg(feature = "redis")]
 pub(crate) mod sharing {

@@ -1,4 +1,4 @@
-//! The headers of a token response: `Date` and `Retry-After`.
+//! The headers of a token response: `Date`, `Age` and `Retry-After`.
 
 use std::time::{Duration, SystemTime};
 
@@ -8,6 +8,11 @@ use crate::schedule::DAY;
 
 pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
+}
+
+/// Whether the response comes from a cache, which has to add an `Age` (RFC 9111, section 5.1).
+pub(super) fn from_cache(headers: &HeaderMap) -> bool {
+    headers.contains_key(header::AGE)
 }
 
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {

@@ -16,7 +16,17 @@ pub(crate) struct TokenResponse {
     pub(crate) access_token: String,
     /// The remaining lifetime when the response was sent. Counted from before the request, it ends a little early.
     pub(crate) lifetime: Duration,
+    pub(super) age: Age,
     pub(super) without_expires_in: bool,
+}
+
+/// The age of a token when its response was sent, by the server's own clock. A cache on the way may have kept it.
+#[derive(Debug, Clone, Copy, PartialEq, Eq)]
+pub(super) enum Age {
+    /// Is taken off the lifetime. Zero if the response does not tell.
+    Possible(Duration),
+    /// Counts as zero, because a clock must be wrong.
+    Impossible(Duration),
 }
 
 /// The body of a success as OS sends it: numbers may be strings. Unknown fields are ignored.
@@ -31,8 +41,8 @@ struct Body {
     issued_at: serde_json::Value,
 }
 
-/// Parses the body of a 2xx response. `date` is its `Date` header.
-pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<TokenResponse, Error> {
+/// Parses the body of a 2xx response. `date` is its `Date` header. `from_cache` is whether it has an `Age` header.
+pub(crate) fn parse(body: &[u8], date: Option<SystemTime>, from_cache: bool) -> Result<TokenResponse, Error> {
     // serde's own message would quote the response.
     let body: Body = serde_json::from_slice(without_bom(body))
         .map_err(|_| malformed("the token endpoint's answer holds no access token: check the token_url"))?;
@@ -48,15 +58,27 @@ pub(crate) fn parse(body: &[u8], date: Option<SystemTime>) -> Result<TokenRespon
             .ok_or_else(|| malformed("the token endpoint sent a token with an impossible expires_in"))?,
         None => DEFAULT_LIFETIME,
     };
-    // An age above the lifetime comes from a wrong clock or field, not from a late response, so it is ignored.
-    let remaining = age(&body.issued_at, date)
-        .and_then(|age| expires_in.checked_sub(age))
-        .filter(|remaining| !remaining.is_zero());
+    let age = Age::new(token_age(&body.issued_at, date), expires_in, from_cache);
     Ok(TokenResponse {
         access_token: body.access_token,
-        lifetime: remaining.unwrap_or(expires_in),
+        lifetime: match age {
+            Age::Possible(age) => expires_in.saturating_sub(age),
+            Age::Impossible(_) => expires_in,
+        },
+        age,
         without_expires_in: body.expires_in.is_none(),
     })
+}
+
+impl Age {
+    /// No token is as old as its lifetime. One that is almost as old comes from a cache, which says so in `Age` (RFC
+    /// 9111, section 5.1). Without it a clock is wrong, and such short lives would cost a POST a second.
+    fn new(age: Option<Duration>, expires_in: Duration, from_cache: bool) -> Self {
+        match age {
+            Some(age) if age >= expires_in || (age > expires_in * 3 / 4 && !from_cache) => Self::Impossible(age),
+            age => Self::Possible(age.unwrap_or_default()),
+        }
+    }
 }
 
 /// The body without a byte order mark, which some gateways write, and which a parser may ignore (RFC 8259, section 8.1).
@@ -72,8 +94,8 @@ fn lifetime(seconds: f64) -> Option<Duration> {
     (positive && !lifetime.is_zero()).then(|| lifetime.min(DAY))
 }
 
-/// The age of the token when the server sent it, by the server's own clock. A caching proxy may have delayed it.
-fn age(issued_at: &serde_json::Value, date: Option<SystemTime>) -> Option<Duration> {
+/// The time from `issued_at` to the `Date` of the response. `None` if one is missing, or if it is negative.
+fn token_age(issued_at: &serde_json::Value, date: Option<SystemTime>) -> Option<Duration> {
     let issued_at = match issued_at {
         serde_json::Value::Number(number) => number.as_u64()?,
         serde_json::Value::String(text) => text.parse().ok()?,
@@ -197,6 +219,7 @@ mod tests {
             sent_at in prop_oneof![0..600_u64, 0..4_000_000_000_u64],
             age in prop_oneof![0..600_u64, 0..4_000_000_000_u64],
             as_strings: [bool; 2],
+            from_cache: bool,
         ) {
             let issued_at = sent_at.checked_sub(age);
             let issued_at = issued_at.map(|seconds| written(seconds * 1_000, as_strings[0]));
@@ -208,10 +231,11 @@ mod tests {
                 "issued_at": issued_at,
             });
             let date = UNIX_EPOCH + Duration::from_secs(sent_at);
-            let response = parse(body.to_string().as_bytes(), Some(date)).unwrap();
+            let response = parse(body.to_string().as_bytes(), Some(date), from_cache).unwrap();
             let whole = Duration::from_secs(expires_in).min(DAY);
             let age = if issued_at.is_some() { age } else { 0 };
             let left = whole.checked_sub(Duration::from_secs(age)).filter(|left| !left.is_zero());
+            let left = left.filter(|left| from_cache || *left >= whole / 4);
             prop_assert_eq!(response.lifetime, left.unwrap_or(whole));
             prop_assert_eq!(response.access_token, access_token);
         }
@@ -221,11 +245,12 @@ mod tests {
             expires_in in prop_oneof![proptest::num::f64::ANY, 0.0..1e6],
             as_string: bool,
             date in proptest::option::of(0..u64::from(u32::MAX)),
+            from_cache: bool,
         ) {
             let expires_in = if as_string { json!(expires_in.to_string()) } else { json!(expires_in) };
             let body = json!({"access_token": "t", "expires_in": expires_in, "issued_at": 1_634_663_382_476_u64});
             let date = date.map(|seconds| UNIX_EPOCH + Duration::from_secs(seconds));
-            match parse(body.to_string().as_bytes(), date) {
+            match parse(body.to_string().as_bytes(), date, from_cache) {
                 Ok(response) => prop_assert!(!response.lifetime.is_zero() && response.lifetime <= DAY),
                 Err(error) => prop_assert_eq!(error.kind(), ErrorKind::MalformedResponse),
             }
@@ -236,7 +261,7 @@ mod tests {
             let body = answer.to_string();
             for end in [body.len(), body.len() / 2] {
                 let error = match StatusCode::from_u16(status).unwrap() {
-                    StatusCode::OK => parse(&body.as_bytes()[..end], None).err(),
+                    StatusCode::OK => parse(&body.as_bytes()[..end], None, false).err(),
                     status => Some(failure(status, &body.as_bytes()[..end], None)),
                 };
                 let shown = format!("{error:#?} {}", error.as_ref().map(ToString::to_string).unwrap_or_default());
@@ -246,7 +271,7 @@ mod tests {
 
         #[test]
         fn any_bytes_are_read_without_a_panic(body: Vec<u8>) {
-            let _ = parse(&body, None);
+            let _ = parse(&body, None, false);
             prop_assert!(!failure(StatusCode::BAD_REQUEST, &body, None).is_transient());
         }
 

@@ -7,7 +7,8 @@ use std::{
 };
 
 use osdatahub_auth::{
-    AccessToken, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenSource,
+    AccessToken, Error, ErrorKind, FakeAnswer, FakeDataHub, ProjectCredentials, TokenEndpoint, TokenManager,
+    TokenSource,
 };
 use reqwest::{
     Proxy,
@@ -208,19 +209,19 @@ async fn a_200_that_holds_no_token_is_malformed() {
     assert_eq!(fetch(&server).await.unwrap_err().kind(), ErrorKind::MalformedResponse);
 }
 
+const ISSUED_AT_0: &str = r#"{"access_token":"t","expires_in":"299","issued_at":"1634663382000"}"#;
+
+/// The `Date` this long after the token in [`ISSUED_AT_0`] was issued.
+fn date(seconds: u64) -> String {
+    let at = std::time::UNIX_EPOCH + Duration::from_secs(1_634_663_382 + seconds);
+    format!("Date: {}\r\n", httpdate::fmt_http_date(at))
+}
+
 #[tokio::test]
 async fn the_age_of_an_answer_is_taken_off_by_the_servers_own_clock() {
-    let date = |seconds: u64| {
-        let at = std::time::UNIX_EPOCH + Duration::from_secs(1_634_663_382 + seconds);
-        format!("Date: {}\r\n", httpdate::fmt_http_date(at))
-    };
-    let body = r#"{"access_token":"t","expires_in":"299","issued_at":"1634663382000"}"#;
+    let body = ISSUED_AT_0;
     assert_eq!(lifetime_with(&date(0), body).await.unwrap(), 299);
     assert_eq!(lifetime_with(&date(200), body).await.unwrap(), 99);
-    assert_eq!(lifetime_with(&date(298), body).await.unwrap(), 1);
-    // An impossible or unknown age counts as zero.
-    assert_eq!(lifetime_with(&date(299), body).await.unwrap(), 299);
-    assert_eq!(lifetime_with(&date(86_400), body).await.unwrap(), 299);
     assert_eq!(lifetime_with("Date: yesterday\r\n", body).await.unwrap(), 299);
     assert_eq!(lifetime_with("", body).await.unwrap(), 299);
     let later = r#"{"access_token":"t","expires_in":"299","issued_at":"1634663392000"}"#;
@@ -229,6 +230,42 @@ async fn the_age_of_an_answer_is_taken_off_by_the_servers_own_clock() {
         let body = format!(r#"{{"access_token":"t","expires_in":"299","issued_at":{issued_at}}}"#);
         assert_eq!(lifetime_with(&date(200), &body).await.unwrap(), 299, "{issued_at}");
     }
+}
+
+/// Three quarters of 299 s are 224.25 s.
+#[tokio::test]
+async fn a_great_age_counts_only_if_a_cache_tells_of_it() {
+    for (age, without_header, with_header) in [
+        (224, 75, 75),
+        (225, 299, 74),
+        (298, 299, 1),
+        // No token can be older than its lifetime.
+        (299, 299, 299),
+        (86_400, 299, 299),
+    ] {
+        let date = date(age);
+        let cached = format!("{date}Age: 17\r\n");
+        assert_eq!(
+            lifetime_with(&date, ISSUED_AT_0).await.unwrap(),
+            without_header,
+            "{age}"
+        );
+        assert_eq!(lifetime_with(&cached, ISSUED_AT_0).await.unwrap(), with_header, "{age}");
+    }
+}
+
+/// Before, each of these tokens counted as one with a second left, which cost a POST a second.
+#[tokio::test]
+async fn a_date_that_is_ahead_costs_one_post() {
+    let server = RawServer::responding(http_response(200, &date(298), ISSUED_AT_0)).await;
+    let endpoint = TokenEndpoint::builder(credentials()).token_url(server.url("/token"));
+    let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
+    let start = Instant::now();
+    while start.elapsed() < Duration::from_secs(4) {
+        tokens.token().await.unwrap();
+        sleep(Duration::from_millis(20)).await;
+    }
+    assert_eq!(server.connections(), 1);
 }
 
 const CANARY: &str = "canary-in-the-body";

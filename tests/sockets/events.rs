@@ -1,6 +1,8 @@
 //! Log events of the token endpoint.
 
-use osdatahub_auth::{FakeAnswer, FakeDataHub, TokenEndpoint, TokenSource};
+use std::time::{Duration, UNIX_EPOCH};
+
+use osdatahub_auth::{AccessToken, FakeAnswer, FakeDataHub, TokenEndpoint, TokenSource};
 use test_support::LogCapture;
 use tracing::Level;
 
@@ -22,4 +24,57 @@ async fn an_answer_that_does_not_say_how_long_its_token_lives_is_a_warning() {
     );
     assert_eq!(warnings[0].0, Level::WARN);
     assert!(warnings[0].1.contains("life=240s"), "{}", warnings[0].1);
+}
+
+/// A token of 100 s with this age, by a `Date` that may come with an `Age`. The age stays below a whole second.
+fn aged(seconds: u64, age_header: bool) -> FakeAnswer {
+    let sent_at = UNIX_EPOCH + Duration::from_secs(1_634_663_382);
+    let issued_at = 1_634_663_382_000 - seconds * 1_000;
+    let body = format!(r#"{{"access_token":"t","expires_in":100,"issued_at":{issued_at}}}"#);
+    let answer = FakeAnswer::new(200, body).with_header("Date", &httpdate::fmt_http_date(sent_at));
+    if age_header {
+        answer.with_header("Age", &seconds.to_string())
+    } else {
+        answer
+    }
+}
+
+async fn fetch(hub: &FakeDataHub, endpoint: &TokenEndpoint, answer: FakeAnswer) -> AccessToken {
+    hub.fail_next(1, answer);
+    endpoint.fetch(None).await.unwrap()
+}
+
+#[tokio::test]
+async fn an_age_that_is_unusual_or_impossible_is_a_warning_once() {
+    let hub = FakeDataHub::start().await.unwrap();
+    for (age, age_header, unusual, impossible) in [
+        (0, false, 0, 0),
+        (10, false, 0, 0),
+        (11, false, 1, 0),
+        (75, false, 1, 0),
+        (76, false, 0, 1),
+        (76, true, 1, 0),
+        (99, true, 1, 0),
+        (100, true, 0, 1),
+        (1_000_000, false, 0, 1),
+    ] {
+        let (log, _guard) = LogCapture::start();
+        let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
+        let endpoint = endpoint.build().unwrap();
+        for _ in 0..3 {
+            fetch(&hub, &endpoint, aged(age, age_header)).await;
+        }
+        let warnings = [
+            log.warnings("the token was not new when the token endpoint sent it"),
+            log.warnings("the token's age is impossible, so it counts as new"),
+        ];
+        assert_eq!(
+            warnings.each_ref().map(Vec::len),
+            [unusual, impossible],
+            "{age} {age_header}"
+        );
+        for warning in warnings.iter().flatten() {
+            assert!(warning.contains(&format!("age={age}s")), "{warning}");
+        }
+    }
 }
