@@ -4,15 +4,15 @@ pub(crate) mod challenge;
 mod peek;
 mod sent;
 
-use std::pin::Pin;
+use std::{env, pin::Pin};
 
 use http::{Extensions, StatusCode, header};
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{Middleware, Next, Result};
 
 use self::{peek::peek, sent::Sent};
-use crate::origins::{AllowedOrigins, Origin};
-use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action, token::AccessToken};
+use crate::origins::{self, AllowedOrigins, Origin};
+use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action, telemetry, token::AccessToken};
 
 /// Middleware that puts `Authorization: Bearer …` on every request to the OS Data Hub.
 ///
@@ -97,7 +97,8 @@ impl BearerAuth {
     /// Allows one more origin to see the token: a gateway in front of OS, a fake on loopback.
     ///
     /// `localhost` and `127.0.0.1` are two origins. For plain http on loopback build the client with `no_proxy()`,
-    /// because the token would leave the machine through a proxy.
+    /// because the token would leave the machine through a proxy. If `HTTP_PROXY` or `ALL_PROXY` names one, a WARN says
+    /// so.
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if it is plain http and not loopback, or if it has a wildcard, a
@@ -105,6 +106,10 @@ impl BearerAuth {
     #[expect(clippy::needless_pass_by_value, reason = "a caller has no other use for the Url")]
     pub fn with_origin(mut self, origin: Url) -> std::result::Result<Self, Error> {
         self.origins.add(&origin)?;
+        // Plain http is loopback here. Whether the client uses this proxy cannot be seen.
+        if let Some(variable) = origins::plain_http_proxy(&origin, |name| env::var(name).ok()) {
+            telemetry::proxy_for_loopback(variable);
+        }
         Ok(self)
     }
 

@@ -92,6 +92,20 @@ pub(crate) fn has_wildcard(url: &Url) -> bool {
     url.host_str().is_some_and(|host| host.contains('*'))
 }
 
+/// The environment variable whose proxy `reqwest` uses for plain http to this URL, unless a client has `no_proxy`.
+pub(crate) fn plain_http_proxy(url: &Url, variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
+    let value = |name| variable(name).filter(|value| !value.is_empty());
+    let exempt = ["NO_PROXY", "no_proxy"].into_iter().find_map(value).unwrap_or_default();
+    // An IPv6 address has brackets in a URL alone. Masks of networks, other than the usual one, are not worth the code.
+    let host = url.host_str()?.trim_matches(['[', ']']);
+    let exempts = |entry: &str| entry == host || (entry == "127.0.0.0/8" && host.starts_with("127."));
+    if url.scheme() != "http" || exempt.split(',').map(str::trim).any(exempts) {
+        return None;
+    }
+    let proxies = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
+    proxies.into_iter().find(|name| value(name).is_some())
+}
+
 #[cfg(test)]
 mod tests {
     use proptest::{prelude::*, sample::select};
@@ -167,6 +181,36 @@ mod tests {
             assert_eq!(error.kind(), ErrorKind::Configuration, "{bad}");
             assert!(error.to_string().contains("with_origin"), "{error}");
             assert!(!error.to_string().contains("hunter2"), "{error}");
+        }
+    }
+
+    #[test]
+    fn the_proxy_of_plain_http_is_known_by_its_variable() {
+        let found = |url: &str, variables: &[(&str, &str)]| {
+            plain_http_proxy(&self::url(url), |name| {
+                let set = variables.iter().find(|(set, _)| *set == name);
+                set.map(|(_, value)| (*value).to_owned())
+            })
+        };
+        let proxy = "http://proxy.example";
+        for name in ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"] {
+            assert_eq!(found("http://127.0.0.1", &[(name, proxy)]), Some(name));
+            assert_eq!(found("https://127.0.0.1", &[(name, proxy)]), None);
+            assert_eq!(found("http://127.0.0.1", &[(name, "")]), None);
+        }
+        assert_eq!(found("http://127.0.0.1", &[("HTTPS_PROXY", proxy)]), None);
+        assert_eq!(found("http://127.0.0.1", &[]), None);
+        for (origin, exempt, goes_to_proxy) in [
+            ("http://localhost:8080", "localhost", false),
+            ("http://127.0.0.1:8080", "10.0.0.0/8, 127.0.0.1", false),
+            ("http://127.8.9.10", "127.0.0.0/8", false),
+            ("http://[::1]:8080", "::1", false),
+            ("http://127.0.0.1", "localhost", true),
+            ("http://localhost", "127.0.0.0/8", true),
+            ("http://localhost", "", true),
+        ] {
+            let variables = [("HTTP_PROXY", proxy), ("no_proxy", exempt)];
+            assert_eq!(found(origin, &variables).is_some(), goes_to_proxy, "{origin} {exempt}");
         }
     }
 

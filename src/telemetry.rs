@@ -155,6 +155,13 @@ pub(crate) fn token_age_impossible(age: Duration) {
     );
 }
 
+pub(crate) fn proxy_for_loopback(variable: &'static str) {
+    warn!(
+        variable,
+        "a proxy gets the token in clear text, on requests to a loopback origin over plain http, unless the client has no_proxy"
+    );
+}
+
 /// Events of tokens shared through Redis.
 #[cfg(feature = "redis")]
 pub(crate) mod sharing {

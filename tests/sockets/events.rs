@@ -1,8 +1,11 @@
 //! Log events of the token endpoint.
 
-use std::time::{Duration, UNIX_EPOCH};
+use std::{
+    process::Command,
+    time::{Duration, UNIX_EPOCH},
+};
 
-use osdatahub_auth::{AccessToken, FakeAnswer, FakeDataHub, TokenEndpoint, TokenSource};
+use osdatahub_auth::{AccessToken, BearerAuth, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager, TokenSource};
 use test_support::LogCapture;
 use tracing::Level;
 
@@ -76,5 +79,61 @@ async fn an_age_that_is_unusual_or_impossible_is_a_warning_once() {
         for warning in warnings.iter().flatten() {
             assert!(warning.contains(&format!("age={age}s")), "{warning}");
         }
+    }
+}
+
+#[tokio::test]
+#[ignore = "another test starts it with a proxy in its environment"]
+async fn origins_with_the_proxies_of_this_process() {
+    let (log, _guard) = LogCapture::start();
+    let hub = FakeDataHub::start().await.unwrap();
+    let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
+    let tokens = TokenManager::builder(endpoint.build().unwrap()).build().unwrap();
+    for origin in [
+        "http://127.0.0.1:8080",
+        "http://localhost",
+        "https://localhost",
+        "https://gateway.example",
+    ] {
+        let auth = BearerAuth::new(tokens.clone());
+        auth.with_origin(origin.parse().unwrap()).unwrap();
+    }
+    for warning in log.warnings("a proxy gets the token") {
+        println!("\nWARNED {warning}");
+    }
+}
+
+/// A process's environment cannot be changed safely, so each case is a new process.
+#[test]
+fn a_loopback_origin_that_a_proxy_would_get_is_a_warning() {
+    for (variables, warned) in [
+        (vec![], vec![]),
+        (vec![("HTTPS_PROXY", "http://canary:1")], vec![]),
+        (
+            vec![("HTTP_PROXY", "http://canary:1")],
+            vec!["HTTP_PROXY", "HTTP_PROXY"],
+        ),
+        (vec![("all_proxy", "http://canary:1")], vec!["all_proxy", "all_proxy"]),
+        (
+            vec![("HTTP_PROXY", "http://canary:1"), ("NO_PROXY", "localhost")],
+            vec!["HTTP_PROXY"],
+        ),
+    ] {
+        let mut process = Command::new(std::env::current_exe().unwrap());
+        for name in ["HTTP_PROXY", "HTTPS_PROXY", "ALL_PROXY", "NO_PROXY"] {
+            process.env_remove(name).env_remove(name.to_lowercase());
+        }
+        process.args([
+            "--exact",
+            "events::origins_with_the_proxies_of_this_process",
+            "--ignored",
+            "--nocapture",
+        ]);
+        let output = process.envs(variables.clone()).output().unwrap();
+        let output = String::from_utf8(output.stdout).unwrap();
+        assert!(output.contains("1 passed") && !output.contains("canary"), "{output}");
+        let warnings = output.lines().filter_map(|line| line.strip_prefix("WARNED "));
+        let named = warnings.map(|warning| warning.split('"').nth(1).unwrap());
+        assert_eq!(named.collect::<Vec<_>>(), warned, "{variables:?} {output}");
     }
 }
