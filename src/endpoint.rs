@@ -4,16 +4,15 @@ pub(crate) mod headers;
 pub(crate) mod response;
 mod transport;
 
-use std::future::{Future, pending};
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
+use std::panic::{AssertUnwindSafe, catch_unwind};
 use std::sync::{Arc, Once};
-use std::task::{Context, Waker};
-use std::{fmt, pin::pin, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
 use bytes::{Bytes, BytesMut};
 use http::header;
-use reqwest::{Client, ClientBuilder, Response, Url, dns, redirect, retry};
+use reqwest::{Client, ClientBuilder, Response, Url, redirect, retry};
 use tokio::time::timeout;
 use url::Position;
 
@@ -81,6 +80,7 @@ impl TokenEndpoint {
     }
 
     pub(crate) async fn request(&self, credentials: &ProjectCredentials) -> Result<AccessToken, Error> {
+        ensure_tls(&self.token_url)?;
         let request = self
             .client
             .post(self.token_url.clone())
@@ -202,9 +202,14 @@ impl TokenEndpointBuilder {
     /// Builds the endpoint. Sends nothing yet.
     ///
     /// # Errors
-    /// [`Configuration`](ErrorKind::Configuration) if the token URL is neither https nor loopback, carries user info, or
-    /// has a wildcard. Also if `request_timeout` is zero or above 30 s, if the URL is https and no TLS is compiled in,
-    /// or if the client cannot be built.
+    /// [`Configuration`](crate::ErrorKind::Configuration) if the token URL is neither https nor loopback, carries user info, or
+    /// has a wildcard. Also if `request_timeout` is zero or above 30 s, or if the client cannot be built. Also if the URL
+    /// is https and no TLS is compiled in; with an [`http_client`](Self::http_client), the first fetch reports that.
+    ///
+    /// # Panics
+    /// If the `http_client` closure panics. With its feature `rustls-no-provider`, `reqwest` panics unless a crypto
+    /// provider is installed or the closure sets a ready TLS configuration. That panic becomes a `Configuration` error,
+    /// but not in a build with `panic = "abort"`.
     pub fn build(self) -> Result<TokenEndpoint, Error> {
         let token_url = match self.token_url {
             Some(url) => url,
@@ -227,10 +232,9 @@ impl TokenEndpointBuilder {
             !self.request_timeout.is_zero() && self.request_timeout <= MAX_FETCH_TIME,
             "request_timeout has to be more than zero and 30 s at most",
         )?;
-        Error::ensure(
-            token_url.scheme() != "https" || tls_is_compiled_in(),
-            "no TLS is compiled in: turn on the feature `rustls` or `native-tls` of osdatahub-auth or of reqwest",
-        )?;
+        if self.http_client.is_none() {
+            ensure_tls(&token_url)?;
+        }
         let mut client = ClientBuilder::new()
             .user_agent(USER_AGENT)
             .connect_timeout(transport::connect_limit(self.request_timeout));
@@ -249,15 +253,11 @@ impl TokenEndpointBuilder {
             // With HTTP_PROXY set, or with another resolver, key and secret would leave the machine.
             client = client.no_proxy().resolve_to_addrs("localhost", &LOCALHOST);
         }
-        let client = client.build().map_err(|error| {
-            Error::configuration("the http_client for the token endpoint cannot be built")
-                .caused_by(error.without_url())
-        })?;
         Ok(TokenEndpoint {
             credentials: self.credentials,
             token_url,
             request_timeout: self.request_timeout,
-            client,
+            client: build_client(client)?,
             age_warnings: AgeWarnings {
                 not_new: Once::new(),
                 impossible: Once::new(),
@@ -274,29 +274,38 @@ impl fmt::Debug for TokenEndpointBuilder {
     }
 }
 
-/// Whether `reqwest` can do https in this build.
-///
-/// The features of this crate do not tell, since TLS mostly comes from the user's own `reqwest`. But without TLS its
-/// connector refuses the scheme at once, before it resolves the name.
-fn tls_is_compiled_in() -> bool {
-    struct NeverAnswers;
-    impl dns::Resolve for NeverAnswers {
-        fn resolve(&self, _name: dns::Name) -> dns::Resolving {
-            Box::pin(pending())
-        }
+/// Builds the client. `reqwest` panics if it has the feature `rustls-no-provider` and finds no provider, but a wrong
+/// setting must not take a service down.
+fn build_client(client: ClientBuilder) -> Result<Client, Error> {
+    let unusable = |why| Error::configuration(format!("the http_client for the token endpoint cannot be built{why}"));
+    match catch_unwind(AssertUnwindSafe(|| client.build())) {
+        Ok(client) => client.map_err(|error| unusable("").caused_by(error.without_url())),
+        Err(_) => Err(unusable(
+            ": with reqwest's feature `rustls-no-provider`, install a crypto provider of rustls first",
+        )),
     }
-    let client = ClientBuilder::new()
-        .no_proxy()
-        // Without a pool reqwest spawns no task, so this works outside a runtime as well.
-        .pool_max_idle_per_host(0)
-        .dns_resolver(Arc::new(NeverAnswers))
-        .build();
-    // A client that cannot be built, for example because there are no certificates, has TLS. Building the real one
-    // reports the cause.
-    client.map_or(true, |client| {
-        let request = pin!(client.get("https://tls.invalid/").send());
-        request.poll(&mut Context::from_waker(Waker::noop())).is_pending()
-    })
+}
+
+/// Refuses https in a build without TLS. A proxy would get the request in clear text there.
+fn ensure_tls(token_url: &Url) -> Result<(), Error> {
+    Error::ensure(
+        token_url.scheme() != "https" || tls_is_compiled_in(),
+        "no TLS is compiled in: turn on the feature `rustls` or `native-tls` of osdatahub-auth or of reqwest",
+    )
+}
+
+/// Whether `reqwest` has TLS in this build. The features of this crate do not tell, since TLS mostly comes from the
+/// user's own `reqwest`.
+///
+/// But the compiler knows: `ClientBuilder` has the method `tls_sni` only with TLS, and a type's own method hides that of
+/// a trait. So no client is built and no connection is tried to find out, which could panic.
+fn tls_is_compiled_in() -> bool {
+    trait WithoutTls: Sized {
+        #[allow(dead_code, reason = "hidden in a build with TLS")]
+        fn tls_sni(self, _enable: bool) {}
+    }
+    impl WithoutTls for ClientBuilder {}
+    size_of_val(&ClientBuilder::new().tls_sni(true)) > 0
 }
 
 #[cfg(test)]
