@@ -50,7 +50,7 @@ fn slow_connection(host: &str, elapsed: Duration, limit: Duration) -> Error {
 
 fn broken_connection(error: &(dyn StdError + 'static), host: &str, connecting: bool) -> Error {
     let texts = || causes(error).map(ToString::to_string);
-    let proxy = texts().any(|text| text.starts_with(NO_PROXY_CONNECTION) || text.starts_with(PROXY_CONNECTION_BROKE));
+    let proxy = texts().any(|text| text.starts_with(PROXY_NOT_REACHED) || text.starts_with(PROXY_CONNECTION_BROKE));
     let place = if proxy { "the proxy on the way to " } else { "" };
     let what = if connecting {
         format!("no connection to {place}{host}")
@@ -97,7 +97,7 @@ enum Cause {
 }
 
 // Texts of hyper-util's tunnel through a proxy.
-const NO_PROXY_CONNECTION: &str = "tunnel error: failed to create underlying connection";
+const PROXY_NOT_REACHED: &str = "tunnel error: failed to create underlying connection";
 const PROXY_CONNECTION_BROKE: &str = "tunnel error: io error establishing tunnel";
 
 /// Texts by their beginnings, which no server chooses. The types behind them are private, or belong to a crate that is

@@ -1,4 +1,4 @@
-//! Checks `reqwest` with TLS but without a crypto provider, where it panics instead of building a client of its own.
+//! Checks `reqwest` with TLS but without a crypto provider. There it panics when it has to build a TLS configuration.
 
 use std::sync::Arc;
 
