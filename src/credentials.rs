@@ -295,12 +295,18 @@ fn read(path: &Path, part: Part) -> Result<SecretString, Error> {
 /// Whether a file is one of environment variables: `NAME=value`, perhaps after `export`. The padding at the end of a
 /// base-64 text is not a value.
 fn is_assignment(text: &str) -> bool {
-    let text = text.strip_prefix("export ").unwrap_or(text);
+    let exported = text
+        .strip_prefix("export")
+        .filter(|rest| rest.starts_with(char::is_whitespace));
+    let text = exported.map_or(text, str::trim_start);
     text.split_once('=').is_some_and(|(name, value)| {
         let name = name.trim_end();
         let named = name.starts_with(|c: char| c.is_ascii_alphabetic() || c == '_')
-            && name.bytes().all(|byte| byte.is_ascii_alphanumeric() || byte == b'_');
-        named && !matches!(value, "" | "=")
+            && name
+                .bytes()
+                .all(|byte| byte.is_ascii_alphanumeric() || b"_-.".contains(&byte));
+        let is_padding = matches!(value, "" | "=");
+        named && (!is_padding || [KEY_VARIABLE, SECRET_VARIABLE].contains(&name))
     })
 }
 

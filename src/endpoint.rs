@@ -28,7 +28,7 @@ const USER_AGENT: &str = concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VE
 
 const DEFAULT_REQUEST_TIMEOUT: Duration = Duration::from_secs(5);
 
-/// An honest answer takes no longer than this, and two clocks of one service do not differ by more.
+/// A token normally arrives within this time of being issued, and two clocks of one service do not differ by more.
 const MAX_USUAL_AGE: Duration = Duration::from_secs(10);
 
 /// The addresses of the name `localhost` (RFC 6761, section 6.3). The port comes from the URL.
@@ -182,8 +182,9 @@ impl TokenEndpointBuilder {
     /// agent, so start from the builder that you get.
     ///
     /// Whatever the closure sets, redirects and `reqwest`'s own retries stay off, no connection is kept, the protocol
-    /// is HTTP/1.1, and the bytes on the wire are not logged. A loopback `token_url` is called without a proxy. A ready
-    /// TLS configuration can negotiate HTTP/2 all the same. Then the crate `h2` logs what the server sends, at DEBUG.
+    /// is HTTP/1.1, and the bytes on the wire are not logged. A loopback `token_url` is called without a proxy. A pre-built
+    /// TLS configuration (`tls_backend_preconfigured`) can negotiate HTTP/2 all the same. Then the crate `h2` logs what
+    /// the server sends, at DEBUG. A connector layer with TLS of its own does not make up for a `reqwest` without TLS.
     ///
     /// ```
     /// # fn f(credentials: osdatahub_auth::ProjectCredentials) -> Result<(), Box<dyn std::error::Error>> {

@@ -67,7 +67,7 @@ pub(crate) fn code(body: &[u8]) -> Option<String> {
 /// The code in one of two envelopes: Apigee's `fault` of map tiles, and the OWS `ExceptionReport` of WFS, WMTS and
 /// vector tiles (OGC 06-121r9, clause 8).
 fn code_in_xml(document: &str) -> Option<Cow<'_, str>> {
-    let mut envelope = None;
+    let (mut envelope, mut general) = (None, None);
     let mut events = Events::of(document);
     while let Some(event) = events.next() {
         match (envelope, event) {
@@ -75,7 +75,15 @@ fn code_in_xml(document: &str) -> Option<Cow<'_, str>> {
                 return text_until_end_of(tag.name, events);
             }
             (Some("ExceptionReport"), Event::Start(tag)) if tag.name == "Exception" => {
-                return tag.attribute("exceptionCode").map(Cow::Borrowed);
+                let code = tag.attribute("exceptionCode").map(Cow::Borrowed);
+                // A report may have several exceptions, and a general one may come first.
+                if code
+                    .as_ref()
+                    .is_some_and(|code| Verdict::of_code(code.trim()).is_some())
+                {
+                    return code;
+                }
+                general = general.or(code);
             }
             (None, Event::Start(tag)) if matches!(tag.name, "fault" | "ExceptionReport") && !tag.is_empty => {
                 envelope = Some(tag.name);
@@ -84,7 +92,7 @@ fn code_in_xml(document: &str) -> Option<Cow<'_, str>> {
             _ => {}
         }
     }
-    None
+    general
 }
 
 /// The text of an element that contains nothing else.
@@ -192,6 +200,16 @@ mod tests {
     }
 
     #[test]
+    fn a_general_exception_does_not_hide_a_known_one() {
+        for known in TOKEN.iter().chain(&OTHER) {
+            let report = format!(
+                r#"<ExceptionReport><Exception exceptionCode="NoApplicableCode"/><Exception/><Exception exceptionCode="{known}"/>"#
+            );
+            assert_eq!(code(report.as_bytes()).as_deref(), Some(*known));
+        }
+    }
+
+    #[test]
     fn a_code_that_merely_begins_or_ends_like_a_known_one_explains_nothing() {
         for code in TOKEN.iter().chain(&OTHER) {
             for unknown in [
@@ -243,6 +261,7 @@ mod tests {
             "<fault><faultstring><![CDATA[<errorcode>no</errorcode>]]></faultstring><errorcode>a.X</errorcode>",
             "<fault><faultstring>a > b, \" and '</faultstring><?p <errorcode>no</errorcode>?><errorcode>a.X</errorcode>",
             "<fault><errorcode/><errorcode>a.X</errorcode>",
+            r#"<ExceptionReport><Exception exceptionCode="a.X"/><Exception exceptionCode="no"/></ExceptionReport>"#,
         ] {
             assert_eq!(code(xml.as_bytes()).as_deref(), Some("a.X"), "{xml}");
         }

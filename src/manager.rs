@@ -37,7 +37,7 @@ use crate::{
 /// |---|---|---|
 /// | fresh | 0 s | returns it: one read lock, no wait, no allocation |
 /// | stale | 224 to 254 s, drawn once for each token | returns it at once, and starts a refresh unless one is running (stale-while-revalidate) |
-/// | unusable | 289 s | waits for the refresh, up to the `acquire_timeout` |
+/// | unusable | 289 s | waits until there is a token, up to the `acquire_timeout` |
 ///
 /// The windows scale with the lifetime, so they fit shorter and longer ones as well. A lifetime counts from the moment
 /// before the token request is sent, on the monotonic clock. A wall clock that is wrong or set back changes nothing.
@@ -173,7 +173,7 @@ impl TokenManager {
     /// [operating](crate::guide::operating#runtimes) shows a separate one.
     ///
     /// # Panics
-    /// Outside a tokio runtime.
+    /// Outside a tokio runtime. On one without a timer (`enable_time`), the task panics.
     pub fn keep_warm(&self) -> KeepWarm {
         KeepWarm::start(&self.inner)
     }
@@ -221,7 +221,9 @@ impl TokenManager {
             // Started here, because a caller that gets a token or an error at once has not waited.
             waiting.get_or_insert_with(|| telemetry::Waiting::new(self.inner.project.as_ref(), need.label()));
             let end = end_of(&mut ended, attempt.id);
-            let failure = match timeout_at(deadline.at().min(attempt.overdue_at), end).await {
+            let end = timeout_at(deadline.at().min(attempt.overdue_at), end).await;
+            let has_ended = end.is_ok();
+            let failure = match end {
                 Ok((_, Outcome::Refreshed { .. })) => {
                     need = self.inner.read().need_after_refresh(need);
                     None
@@ -239,7 +241,8 @@ impl TokenManager {
                 return Err(failure);
             }
             let now = Instant::now();
-            if deadline.has_passed(now) {
+            // If the attempt has ended, `join` gives the error: it knows when the next one is due.
+            if deadline.has_passed(now) && !has_ended {
                 return Err(self.inner.read().timed_out(now, self.inner.acquire_timeout));
             }
         }

@@ -161,8 +161,13 @@ async fn judge(response: Response) -> (Verdict, Response) {
     if let Some(verdict) = challenge::verdict(response.headers()) {
         return (verdict, response);
     }
+    let names_another_error = challenge::names_another_error(response.headers());
     let (beginning, response) = peek(response).await;
-    (Verdict::of_body(&beginning), response)
+    let verdict = match Verdict::of_body(&beginning) {
+        Verdict::Unexplained if names_another_error => Verdict::NotAboutToken,
+        verdict => verdict,
+    };
+    (verdict, response)
 }
 
 impl Middleware for BearerAuth {

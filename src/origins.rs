@@ -94,16 +94,28 @@ pub(crate) fn has_wildcard(url: &Url) -> bool {
 
 /// The environment variable whose proxy `reqwest` uses for plain http to this URL, unless a client has `no_proxy`.
 pub(crate) fn plain_http_proxy(url: &Url, variable: impl Fn(&str) -> Option<String>) -> Option<&'static str> {
-    let value = |name| variable(name).filter(|value| !value.is_empty());
-    let exempt = ["NO_PROXY", "no_proxy"].into_iter().find_map(value).unwrap_or_default();
-    // An IPv6 address has brackets in a URL alone. Masks of networks, other than the usual one, are not worth the code.
+    // The first variable that is set counts, even if it is empty.
+    let first = |names: [&'static str; 2]| names.into_iter().find_map(|name| Some((name, variable(name)?)));
+    let exempt = first(["NO_PROXY", "no_proxy"])
+        .map(|(_, value)| value)
+        .unwrap_or_default();
+    // An IPv6 address has brackets in a URL alone.
     let host = url.host_str()?.trim_matches(['[', ']']);
-    let exempts = |entry: &str| entry == host || (entry == "127.0.0.0/8" && host.starts_with("127."));
+    let is_name = matches!(url.host(), Some(Host::Domain(_)));
+    // Masks of networks, other than the usual one, are not worth the code.
+    let exempts = |entry: &str| {
+        let named = entry.strip_prefix('.').unwrap_or(entry).eq_ignore_ascii_case(host);
+        named || (is_name && entry == "*") || (entry == "127.0.0.0/8" && host.starts_with("127."))
+    };
     if url.scheme() != "http" || exempt.split(',').map(str::trim).any(exempts) {
         return None;
     }
-    let proxies = ["HTTP_PROXY", "http_proxy", "ALL_PROXY", "all_proxy"];
-    proxies.into_iter().find(|name| value(name).is_some())
+    let proxies = [["HTTP_PROXY", "http_proxy"], ["ALL_PROXY", "all_proxy"]];
+    let proxies = proxies.into_iter().filter_map(first);
+    proxies
+        .filter(|(_, proxy)| !proxy.is_empty())
+        .map(|(name, _)| name)
+        .next()
 }
 
 #[cfg(test)]
@@ -208,10 +220,20 @@ mod tests {
             ("http://127.0.0.1", "localhost", true),
             ("http://localhost", "127.0.0.0/8", true),
             ("http://localhost", "", true),
+            ("http://localhost", "*", false),
+            ("http://127.0.0.1", "*", true),
+            ("http://localhost", ".LOCALHOST", false),
         ] {
             let variables = [("HTTP_PROXY", proxy), ("no_proxy", exempt)];
             assert_eq!(found(origin, &variables).is_some(), goes_to_proxy, "{origin} {exempt}");
         }
+        // A variable that is set and empty hides its other spelling.
+        let hidden = [("HTTP_PROXY", ""), ("http_proxy", proxy)];
+        assert_eq!(found("http://localhost", &hidden), None);
+        let hidden = [("HTTP_PROXY", proxy), ("NO_PROXY", ""), ("no_proxy", "localhost")];
+        assert_eq!(found("http://localhost", &hidden), Some("HTTP_PROXY"));
+        let other = [("HTTP_PROXY", ""), ("all_proxy", proxy)];
+        assert_eq!(found("http://localhost", &other), Some("all_proxy"));
     }
 
     fn any_url() -> impl Strategy<Value = Url> {

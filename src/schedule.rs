@@ -15,7 +15,7 @@ pub(crate) const MAX_FETCH_TIME: Duration = Duration::from_secs(30);
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_secs(31);
 
 /// A timer that fires this late was held up: the process was stopped, or its runtime was blocked.
-pub(crate) const STOOD_STILL_AFTER: Duration = Duration::from_millis(500);
+pub(crate) const STOOD_STILL_AFTER: Duration = Duration::from_millis(100);
 
 /// The last chance of an overdue attempt to end, and of a caller whose deadline passed while the process stood still.
 pub(crate) const LAST_CHANCE: Duration = Duration::from_secs(1);

@@ -82,15 +82,19 @@ fn log_refresh(outcome: &Outcome) {
 }
 
 /// Logs that an overdue attempt is replaced by another.
-pub(crate) fn given_up(attempt: u64) {
+pub(crate) fn given_up(project: Project<'_>, attempt: u64) {
     warn!(
         attempt,
-        "token refresh given up: its runtime has been blocked for half a minute"
+        project = project.map(AsRef::as_ref),
+        "token refresh given up: its runtime has been blocked for half a minute; keep_warm on a separate runtime helps"
     );
 }
 
-pub(crate) fn keep_warm_ended() {
-    warn!("keep_warm has ended with its runtime: now only callers renew the token");
+pub(crate) fn keep_warm_ended(project: Project<'_>) {
+    warn!(
+        project = project.map(AsRef::as_ref),
+        "keep_warm has ended with its runtime: now only callers renew the token"
+    );
 }
 
 /// A timer for a caller that waits for a token. It records on drop, so that a caller that gives up counts as well.

@@ -1,5 +1,5 @@
 //! What the benchmarks share: fixtures, ratios of interleaved measurements, and the output format.
-#![allow(
+#![expect(
     missing_debug_implementations,
     missing_docs,
     clippy::missing_panics_doc,

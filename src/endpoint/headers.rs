@@ -10,9 +10,10 @@ pub(super) fn date(headers: &HeaderMap) -> Option<SystemTime> {
     httpdate::parse_http_date(headers.get(header::DATE)?.to_str().ok()?).ok()
 }
 
-/// Whether the response comes from a cache, which has to add an `Age` (RFC 9111, section 5.1).
+/// Whether the response comes from a cache, which has to add an `Age` (RFC 9111, section 5.1). Some proxies add an `Age`
+/// of 0 to a response that does not.
 pub(super) fn from_cache(headers: &HeaderMap) -> bool {
-    headers.contains_key(header::AGE)
+    headers.get(header::AGE).is_some_and(|age| age != "0")
 }
 
 pub(super) fn retry_after(headers: &HeaderMap) -> Option<Duration> {

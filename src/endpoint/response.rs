@@ -159,7 +159,7 @@ fn names_invalid_client(body: &[u8]) -> bool {
 
 /// The error for a 2xx response above the size limit.
 pub(super) fn too_long() -> Error {
-    malformed("the token endpoint sent more than 64 KiB, which is no token")
+    malformed("the token endpoint sent more than 64 KiB, which is not a token")
 }
 
 fn malformed(message: &'static str) -> Error {

@@ -2,6 +2,7 @@
 
 use std::convert::Infallible;
 use std::sync::{Arc, Weak};
+use std::thread::panicking;
 use std::time::Duration;
 
 use tokio::runtime::Handle;
@@ -64,10 +65,10 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        // While the guard and the manager live, only a runtime that ends drops the task.
+        // While the guard and the manager live, only a runtime that ends drops the task, or a panic, if there is no timer.
         let guarded = self.guard.try_recv() == Err(TryRecvError::Empty);
-        if guarded && self.manager.strong_count() > 0 {
-            telemetry::keep_warm_ended();
+        if let Some(manager) = self.manager.upgrade().filter(|_| guarded && !panicking()) {
+            telemetry::keep_warm_ended(manager.project.as_ref());
         }
     }
 }

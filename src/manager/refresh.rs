@@ -17,7 +17,7 @@ use crate::{
 /// Spawns the refresh task for an attempt that the caller leads. It holds the manager weakly, and ends with it.
 pub(super) fn spawn(runtime: &Handle, manager: &Arc<Inner>, attempt: Attempt) {
     if let Some(overdue) = attempt.given_up {
-        telemetry::given_up(overdue);
+        telemetry::given_up(manager.project.as_ref(), overdue);
     }
     let span = telemetry::refresh_span(attempt.id, attempt.reason, manager.project.as_ref());
     let dropped = dropped(manager.ended.subscribe());

@@ -335,19 +335,17 @@ impl State {
 
     /// The error for a caller whose deadline has passed. It says what the caller waited for.
     pub(crate) fn timed_out(&self, now: Instant, acquire_timeout: Duration) -> Error {
-        let waited_for = match self.attempt {
-            None => String::new(),
-            Some(attempt) if attempt.is_scheduled(now) => {
-                format!(": the next refresh is due in {:.1?}", attempt.starts - now)
-            }
-            Some(attempt) => format!(
-                ": the refresh that was due {:.1?} ago has not ended",
+        let message = format!("no access token within the acquire_timeout of {acquire_timeout:?}");
+        match self.attempt {
+            Some(attempt) if !attempt.is_scheduled(now) => self.timeout(format!(
+                "{message}: the refresh that was due {:.1?} ago has not ended",
                 now - attempt.starts
-            ),
-        };
-        self.timeout(format!(
-            "no access token within the acquire_timeout of {acquire_timeout:?}{waited_for}"
-        ))
+            )),
+            next => {
+                let starts = next.map_or_else(|| self.earliest_start(now), |attempt| attempt.starts);
+                self.timeout(message).with_retry_after(starts - now)
+            }
+        }
     }
 
     /// A `Timeout`, caused by the last failure.

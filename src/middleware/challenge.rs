@@ -4,12 +4,20 @@ use http::{HeaderMap, header::WWW_AUTHENTICATE};
 
 use crate::fault::Verdict;
 
-/// The verdict from the headers alone, if they give one.
+/// The verdict from the headers alone, if they leave no doubt.
 pub(crate) fn verdict(headers: &HeaderMap) -> Option<Verdict> {
+    all_challenges(headers).find_map(|challenge| challenge.verdict())
+}
+
+/// Whether a challenge has a registered error other than `invalid_token`. The token is then not the reason, unless a
+/// fault in the body says otherwise.
+pub(crate) fn names_another_error(headers: &HeaderMap) -> bool {
+    all_challenges(headers).any(|challenge| challenge.names_another_error())
+}
+
+fn all_challenges(headers: &HeaderMap) -> impl Iterator<Item = Challenge> {
     let values = headers.get_all(WWW_AUTHENTICATE).iter();
-    values
-        .flat_map(|value| challenges(&String::from_utf8_lossy(value.as_bytes())))
-        .find_map(|challenge| challenge.verdict())
+    values.flat_map(|value| challenges(&String::from_utf8_lossy(value.as_bytes())))
 }
 
 /// A challenge of the scheme `Bearer` or `DPoP`: its parameters `error` and `error_description`, empty if they are
@@ -21,21 +29,24 @@ struct Challenge {
 }
 
 impl Challenge {
-    /// The verdict from the code of a fault, or else from a registered error. Errors that are not registered, such as
-    /// `expired_token`, have no agreed meaning.
+    /// The verdict from the code of a fault, or else from `invalid_token` (RFC 6750, section 3.1).
     fn verdict(&self) -> Option<Verdict> {
         let code = self.description.split(':').next().unwrap_or_default();
         // Apigee sends `invalid_token` with every fault, so its code counts first.
-        Verdict::of_code(code.trim()).or(match self.error.as_str() {
-            "invalid_token" => Some(Verdict::AboutToken),
-            // RFC 6750, section 3.1; RFC 9470, section 3; RFC 9449, sections 7.1 and 9.
+        Verdict::of_code(code.trim()).or((self.error == "invalid_token").then_some(Verdict::AboutToken))
+    }
+
+    /// RFC 6750, section 3.1; RFC 9470, section 3; RFC 9449, sections 7.1 and 9. Errors that are not registered, such
+    /// as `expired_token`, have no agreed meaning.
+    fn names_another_error(&self) -> bool {
+        matches!(
+            self.error.as_str(),
             "insufficient_scope"
-            | "invalid_request"
-            | "insufficient_user_authentication"
-            | "invalid_dpop_proof"
-            | "use_dpop_nonce" => Some(Verdict::NotAboutToken),
-            _ => None,
-        })
+                | "invalid_request"
+                | "insufficient_user_authentication"
+                | "invalid_dpop_proof"
+                | "use_dpop_nonce"
+        )
     }
 }
 
@@ -187,9 +198,12 @@ mod tests {
 
     #[test]
     fn a_registered_error_says_whether_the_token_is_the_reason_and_any_other_says_nothing() {
-        let judged = |scheme, error| verdict(&headers(&format!(r#"{scheme} realm="x", error="{error}""#)));
+        let judged = |scheme, error| {
+            let headers = headers(&format!(r#"{scheme} realm="x", error="{error}""#));
+            (verdict(&headers), names_another_error(&headers))
+        };
         for scheme in ["Bearer", "bearer", "DPoP"] {
-            assert_eq!(judged(scheme, "invalid_token"), Some(Verdict::AboutToken));
+            assert_eq!(judged(scheme, "invalid_token"), (Some(Verdict::AboutToken), false));
             for error in [
                 "insufficient_scope",
                 "invalid_request",
@@ -197,7 +211,7 @@ mod tests {
                 "invalid_dpop_proof",
                 "use_dpop_nonce",
             ] {
-                assert_eq!(judged(scheme, error), Some(Verdict::NotAboutToken), "{error}");
+                assert_eq!(judged(scheme, error), (None, true), "{error}");
             }
             for error in [
                 "expired_token",
@@ -207,10 +221,11 @@ mod tests {
                 "INVALID_TOKEN",
                 "",
             ] {
-                assert_eq!(judged(scheme, error), None, "{error}");
+                assert_eq!(judged(scheme, error), (None, false), "{error}");
             }
         }
-        assert_eq!(judged("Basic", "invalid_token"), None);
+        assert_eq!(judged("Basic", "invalid_token"), (None, false));
+        assert_eq!(judged("Basic", "invalid_request"), (None, false));
     }
 
     #[test]
@@ -220,7 +235,8 @@ mod tests {
             r#"Bearer error="expired_token", error_description="InvalidAccessTokens", Bearer error="invalid_token""#;
         assert_eq!(judged(first), Some(Verdict::AboutToken));
         let mixed = r#"Bearer realm="x", DPoP algs="ES256", error="use_dpop_nonce""#;
-        assert_eq!(judged(mixed), Some(Verdict::NotAboutToken));
+        assert_eq!(judged(mixed), None);
+        assert!(names_another_error(&headers(mixed)));
         let both = r#"Bearer error="invalid_token", Bearer error="insufficient_scope", error_description="x""#;
         assert_eq!(judged(both), Some(Verdict::AboutToken));
     }
@@ -229,10 +245,6 @@ mod tests {
     fn a_plain_rfc_6750_challenge_is_enough() {
         let judged = |header| verdict(&headers(header));
         assert_eq!(judged(r#"Bearer error="invalid_token""#), Some(Verdict::AboutToken));
-        assert_eq!(
-            judged(r#"Bearer error="insufficient_scope""#),
-            Some(Verdict::NotAboutToken)
-        );
         assert_eq!(judged(r#"Bearer realm="null""#), None);
         assert_eq!(judged(r#"Basic error="invalid_token""#), None);
         assert_eq!(verdict(&HeaderMap::new()), None);

@@ -33,7 +33,7 @@ impl<'a> Sent<'a> {
     /// Whether a 401 from the same origin says anything about the token.
     ///
     /// One that gives no reason does not always. After a redirect, the last request may have gone without the token,
-    /// because the redirect led through another origin. And the reason may have been in the body, which the response
+    /// because the redirect led through another origin. A redirect back to the same URL cannot be seen. And the reason may have been in the body, which the response
     /// to a `HEAD` does not have.
     pub(super) fn counts(&self, verdict: Verdict, response: &Response) -> bool {
         let redirected = path_and_query(response.url()) != self.path_and_query;

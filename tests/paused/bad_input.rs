@@ -207,6 +207,9 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
         ("assignment", "OS_PROJECT_API_KEY=canary\n", "NAME=value"),
         ("spaced", "os_key = canary", "NAME=value"),
         ("quoted-value", "KEY='canary'", "NAME=value"),
+        ("empty-assignment", "OS_PROJECT_API_KEY=", "NAME=value"),
+        ("dashed", "os-key=canary", "NAME=value"),
+        ("export-spaced", "export  KEY=canary", "NAME=value"),
         ("exported", "export KEY=canary\nexport SECRET=canary\n", "NAME=value"),
     ] {
         let path = file(name, content.as_bytes());

@@ -1,6 +1,7 @@
 //! How long a caller waits: until there is a usable token, or until its `acquire_timeout`.
 
 use async_trait::async_trait;
+use futures_util::FutureExt;
 use http::Extensions;
 use osdatahub_auth::{BearerAuth, Error, ErrorKind, TokenManager};
 use reqwest::{Request, Response, ResponseBuilderExt};
@@ -92,6 +93,24 @@ async fn at_the_deadline_a_caller_learns_what_it_waited_for() {
     assert!(shown.ends_with("ago has not ended"), "{shown}");
     let cause = std::error::Error::source(&error).and_then(|cause| Error::find_in(cause));
     assert_eq!(cause.unwrap().kind(), ErrorKind::RateLimited);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_caller_that_hears_of_a_failure_after_its_deadline_learns_when_the_next_attempt_is() {
+    let source = Source::new(|_| Outcome::failure(ErrorKind::Unavailable).after(secs(1)));
+    let tokens = TokenManager::builder(source)
+        .acquire_timeout(millis(1_010))
+        .build()
+        .unwrap();
+    let mut caller = Box::pin(tokens.token());
+    assert!(caller.as_mut().now_or_never().is_none());
+    tokio::task::yield_now().await;
+    // The runtime is busy when the attempt fails, and when the deadline passes.
+    advance(millis(1_050)).await;
+    tokio::task::yield_now().await;
+    let error = caller.await.unwrap_err();
+    assert_eq!(error.kind(), ErrorKind::Unavailable);
+    assert!(error.retry_after().unwrap() >= millis(400), "{error:?}");
 }
 
 /// A terminal layer that refuses every token without a reason.

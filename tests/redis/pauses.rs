@@ -5,7 +5,7 @@ use std::io::Read;
 use std::process::{Child, Command, Stdio};
 use std::sync::Arc;
 use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
-use std::time::Duration;
+use std::time::{Duration, Instant};
 
 use osdatahub_auth::{FakeDataHub, ProjectCredentials, TokenEndpoint, TokenManager};
 use test_support::{millis, secs};
@@ -79,7 +79,7 @@ impl Process {
         assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
     }
 
-    /// Ends the process, and returns its report.
+    /// Ends the process, and returns its report: the number of tokens that callers got, and the first error.
     fn stop(mut self) -> String {
         drop(self.0.stdin.take());
         let mut output = String::new();
@@ -111,10 +111,16 @@ async fn report_of_a_service_that_is_stopped(pause: Duration, lifetime: Duration
     wait_for_posts(&hub, 1).await;
     sleep(millis(500)).await;
     // Time for the signal, while the renewal is under way.
-    hub.set_delay(millis(200));
+    hub.set_delay(secs(1));
+    let renewed = Instant::now();
     wait_for_posts(&hub, 2).await;
     process.signal("-STOP");
+    assert!(
+        renewed.elapsed() < lifetime,
+        "the token should be usable when the process is stopped"
+    );
     sleep(pause).await;
+    hub.set_delay(Duration::ZERO);
     process.signal("-CONT");
     sleep(secs(3)).await;
     process.stop()
@@ -128,10 +134,11 @@ async fn a_process_that_is_stopped_in_mid_refresh_fails_no_caller_when_it_wakes(
             for runtime in ["current_thread", "multi_thread"] {
                 services.spawn(async move {
                     let report = report_of_a_service_that_is_stopped(pause, lifetime, runtime).await;
-                    assert!(
-                        report.ends_with("None"),
-                        "stopped for {pause:?}, lifetime {lifetime:?}, {runtime}: {report}"
-                    );
+                    let (served, error) = report.split_once(' ').unwrap();
+                    let what = format!("stopped for {pause:?}, lifetime {lifetime:?}, {runtime}: {report}");
+                    assert_eq!(error, "None", "{what}");
+                    // Every caller, in each of the seconds before the stop and after it.
+                    assert!(served.parse::<usize>().unwrap() > 3 * CALLERS, "{what}");
                 });
             }
         }

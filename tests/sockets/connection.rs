@@ -24,7 +24,7 @@ const HOST: &str = "token.example";
 /// Text in what a server chooses, which no error may show.
 const CANARY: &str = "canary";
 
-/// Resolver that knows every name, and takes its time.
+/// Resolver that knows every name, and takes its time. Without an address it fails.
 struct Resolver {
     delay: Duration,
     addresses: Vec<Ipv4Addr>,
@@ -49,6 +49,9 @@ impl dns::Resolve for Resolver {
         let (delay, addresses) = (self.delay, self.addresses.clone());
         Box::pin(async move {
             sleep(delay).await;
+            if addresses.is_empty() {
+                return Err("canary".into());
+            }
             let addresses = addresses.into_iter().map(|address| SocketAddr::from((address, 0)));
             Ok(Box::new(addresses) as dns::Addrs)
         })
@@ -128,13 +131,10 @@ async fn a_refused_connection_and_a_name_that_does_not_exist_are_unavailable() {
     for (url, host, cause) in [
         (format!("http://{address}/"), &*address, "connection refused"),
         (format!("https://{address}/"), &address, "connection refused"),
-        (
-            "https://no-such-host.invalid/".to_owned(),
-            "no-such-host.invalid",
-            "name lookup",
-        ),
+        ("https://unknown.example/".to_owned(), "unknown.example", "name lookup"),
     ] {
-        let error = fetch(endpoint(443).token_url(url.parse().unwrap()), |client| client).await;
+        let endpoint = endpoint(443).token_url(url.parse().unwrap());
+        let error = fetch(endpoint, |client| client.dns_resolver(Resolver::to([]))).await;
         let error = error.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         assert!(shown(&error, host).contains(cause), "{error}");
@@ -325,10 +325,13 @@ async fn a_proxy_that_cannot_be_reached_is_not_mistaken_for_the_endpoint() {
             format!("http://canary:canary@127.0.0.1:{closed_port}/"),
             "connection refused",
         ),
-        ("http://canary:canary@proxy.invalid/".to_owned(), "name lookup"),
+        ("http://canary:canary@proxy.example/".to_owned(), "name lookup"),
     ] {
         let through = Proxy::https(proxy).unwrap();
-        let error = fetch(endpoint(443), |client| client.proxy(through)).await.unwrap_err();
+        let error = fetch(endpoint(443), |client| {
+            client.proxy(through).dns_resolver(Resolver::to([]))
+        });
+        let error = error.await.unwrap_err();
         assert_eq!(error.kind(), ErrorKind::Unavailable);
         let shown = shown(&error, HOST);
         assert!(shown.contains("the proxy") && shown.contains(cause), "{shown}");

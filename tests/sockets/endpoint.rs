@@ -251,6 +251,10 @@ async fn a_great_age_counts_only_if_a_cache_tells_of_it() {
             "{age}"
         );
         assert_eq!(lifetime_with(&cached, ISSUED_AT_0).await.unwrap(), with_header, "{age}");
+        // What a proxy adds that has a cache, but no cached response.
+        let not_cached = format!("{date}Age: 0\r\n");
+        let lifetime = lifetime_with(&not_cached, ISSUED_AT_0).await.unwrap();
+        assert_eq!(lifetime, without_header, "{age}");
     }
 }
 

@@ -388,6 +388,17 @@ async fn a_401_that_is_not_about_the_token_costs_nothing_in_whatever_envelope() 
 }
 
 #[tokio::test]
+async fn a_token_fault_in_the_body_counts_even_if_the_challenge_blames_the_request() {
+    let setup = Setup::new().await;
+    setup.until_replaceable().await;
+    let fault = r#"{"fault":{"detail":{"errorcode":"keymanagement.service.access_token_expired"}}}"#;
+    let answer = FakeAnswer::new(401, fault).with_header("WWW-Authenticate", r#"Bearer error="invalid_request""#);
+    setup.hub.answer_path(NAMES, answer);
+    assert_eq!(setup.get(NAMES).await, 401);
+    assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (2, 2));
+}
+
+#[tokio::test]
 async fn a_head_whose_401_gives_no_reason_costs_nothing_and_is_not_repeated() {
     let setup = Setup::new().await;
     setup.until_replaceable().await;

@@ -1,5 +1,5 @@
 //! What several test binaries need: a scripted token source, recorders of logs and metrics, and servers.
-#![allow(
+#![expect(
     missing_debug_implementations,
     missing_docs,
     clippy::missing_panics_doc,
