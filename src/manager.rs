@@ -57,6 +57,9 @@ impl TokenManager {
     /// # Errors
     /// [`Configuration`](ErrorKind::Configuration) if the HTTP client cannot be built, above all because no TLS is
     /// compiled in.
+    ///
+    /// # Panics
+    /// As [`TokenEndpointBuilder::build`](crate::TokenEndpointBuilder::build), in a build with `panic = "abort"`.
     pub fn new(credentials: impl CredentialsProvider) -> Result<Self, Error> {
         Self::builder(TokenEndpoint::builder(credentials).build()?).build()
     }
