@@ -184,7 +184,7 @@ impl TokenEndpointBuilder {
     /// Whatever the closure sets, redirects and `reqwest`'s own retries stay off, no connection is kept, the protocol
     /// is HTTP/1.1, and the bytes on the wire are not logged. A loopback `token_url` is called without a proxy. A pre-built
     /// TLS configuration (`tls_backend_preconfigured`) can negotiate HTTP/2 all the same. Then the crate `h2` logs what
-    /// the server sends, at DEBUG. A connector layer with TLS of its own does not make up for a `reqwest` without TLS.
+    /// the server sends, at DEBUG. A connector layer that brings TLS does not make up for a `reqwest` without it.
     ///
     /// ```
     /// # fn f(credentials: osdatahub_auth::ProjectCredentials) -> Result<(), Box<dyn std::error::Error>> {
