@@ -8,7 +8,7 @@ use std::{fmt, panic::AssertUnwindSafe, time::Duration};
 
 use async_trait::async_trait;
 use futures_util::FutureExt;
-use redis::Client;
+use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
 use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep_until, timeout_at};
 
@@ -26,8 +26,14 @@ const DEFAULT_TIME_LIMIT: Duration = Duration::from_millis(250);
 /// A slower Redis costs more than it saves.
 const MAX_TIME_LIMIT: Duration = Duration::from_secs(5);
 
-/// The safety margin: a lease outlives the fetch by this much, and a waiting process outwaits the lease by this much.
+/// The safety margin: a waiting process outwaits another's fetch by this much.
 const GRACE: Duration = Duration::from_secs(1);
+
+/// The difference between two clocks that is not worth a remark.
+const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
+
+/// The limit for entries of no use in one fetch. Two processes may publish in quick succession, but not three.
+const MAX_USELESS_ENTRIES: usize = 3;
 
 /// A [`TokenSource`] that shares the tokens of a [`TokenEndpoint`] between processes, through Redis or Valkey. Needs
 /// the feature `redis`.
@@ -50,9 +56,11 @@ const GRACE: Duration = Duration::from_secs(1);
 ///
 /// A process that needs a token looks up the entry in Redis. It adopts the entry's token if that is usable and newer
 /// than the one to be replaced. Otherwise one process takes a lock as its lease and asks OS, while the others wait for
-/// its token. The lease of a process that has died expires after the endpoint's `request_timeout` and one second more.
-/// A process that has waited for another second asks OS itself. A caller without a token may have to wait for all of
-/// that. An [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 13 s covers it.
+/// its token. The lease lasts 2 s, and is renewed while the request to OS takes longer. So the lock of a process that has
+/// died holds up the others for 2 s. A process that has waited for the endpoint's `request_timeout` and one second more
+/// asks OS itself, which may take as long again. An
+/// [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 12 s covers all of that. Within the default of
+/// 10 s a caller survives the death of another process, but not a token endpoint that hangs.
 ///
 /// A token that the API refused is replaced for all processes. The first that notices asks for another, and the others
 /// adopt that. An adopted token counts with its real age, so a 401 may replace it at once.
@@ -73,12 +81,14 @@ const GRACE: Duration = Duration::from_secs(1);
 /// token URLs never share an entry. After a rotation of the secret the old entry is not found. A person who can write
 /// to Redis can remove tokens, but cannot forge one or extend its lifetime.
 ///
-/// An entry expires with its token, by Redis's own clock, so the clocks of the processes may differ.
+/// An entry expires with its token, by Redis's own clock, so the clocks of the processes may differ. If Redis's clock
+/// jumps back by more than the token's age, the entry is not used, and a WARN says so. A smaller jump cannot be noticed:
+/// keep the clocks of Redis's servers synchronised (NTP).
 ///
 /// # What it needs
 ///
 /// Redis 5 or later, or Valkey: one server, or a proxy that looks like one. It does not follow the redirections of
-/// Redis Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL`, `PEXPIREAT` and `TIME` on keys that start with
+/// Redis Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL` and `TIME` on keys that start with
 /// the prefix, and `SELECT` if the URL names a database. For `rediss://`, turn on a TLS feature of the crate [`redis`]
 /// 1. With `tokio-rustls-comp` the program must have exactly one `rustls` crypto provider, or install a default one.
 pub struct SharedSource {
@@ -96,6 +106,9 @@ enum Shared {
     /// This process fetches, and publishes the result.
     Fetch(Lease),
 }
+
+/// Logs why an entry is of no use.
+type Warning = fn();
 
 impl SharedSource {
     /// Returns a builder for a source that shares the tokens of `endpoint` through the Redis at `redis_url`, such as
@@ -118,26 +131,42 @@ impl SharedSource {
     /// process holds the lock, this one polls, until `max_wait` has passed. Then it fetches as well, without the lock.
     async fn share(&self, seal: &Seal, replaces: Option<&AccessToken>) -> Result<Shared, RedisFailure> {
         let mut deadline = Instant::now() + self.time_limit;
-        let store = before(deadline, Store::open(&self.redis, seal.name())).await?;
-        let mut lease = Lease::new(store);
+        let mut lease = Lease::new(Store::new(&self.redis, seal.name())?, self.time_limit);
+        let mut useless = 0;
+        // Logged only if the lookup succeeds, because a failure is logged as well.
+        let mut warning = None;
         let mut give_up = None;
         loop {
             let asked = Moment::now();
-            let (lookup, redis_now) = before(deadline, lease.acquire(self.lease_ttl())).await?;
+            let (lookup, redis_now) = before(deadline, lease.acquire()).await?;
             match lookup {
                 Lookup::Hit { entry, time_to_live } => {
-                    if let Some(unsealed) = seal.open(&entry) {
-                        let remaining = time_to_live.min(unsealed.expires_at.saturating_sub(redis_now));
-                        if let Some(token) = adopt(&unsealed, remaining, asked, replaces) {
+                    let unsealed = seal.open(&entry).ok_or(telemetry::sharing::entry_damaged as Warning);
+                    let token = unsealed.and_then(|unsealed| {
+                        let remaining = remaining(&unsealed, time_to_live, redis_now);
+                        let remaining = remaining.ok_or(telemetry::sharing::clock_jumped_back as Warning)?;
+                        Ok(adopt(&unsealed, remaining, asked, replaces))
+                    });
+                    match token {
+                        Ok(Some(token)) => {
                             telemetry::sharing::adopted();
                             return Ok(Shared::Token(token));
                         }
-                    } else {
-                        telemetry::sharing::entry_damaged();
+                        Ok(None) => {}
+                        Err(reason) => warning = Some(reason),
+                    }
+                    useless += 1;
+                    if useless == MAX_USELESS_ENTRIES {
+                        return Err(RedisFailure::UselessEntries);
                     }
                     lease.overwrite(entry);
                 }
-                Lookup::Acquired => return Ok(Shared::Fetch(lease)),
+                Lookup::Acquired => {
+                    if let Some(warn) = warning {
+                        warn();
+                    }
+                    return Ok(Shared::Fetch(lease));
+                }
                 Lookup::Busy => {
                     let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.max_wait());
                     if Instant::now() >= give_up {
@@ -152,15 +181,11 @@ impl SharedSource {
         }
     }
 
-    /// The lease lasts a little longer than the fetch may take.
-    fn lease_ttl(&self) -> Duration {
-        self.endpoint.request_timeout + GRACE
-    }
-
-    /// The longest wait for other processes: until their lease has expired, if that leaves time for a fetch.
+    /// The longest wait for other processes: as long as a fetch may take, if that leaves time for another.
     fn max_wait(&self) -> Duration {
-        let time_left = MAX_FETCH_TIME.saturating_sub(self.time_limit + self.lease_ttl());
-        time_left.min(self.lease_ttl() + GRACE)
+        let fetch = self.endpoint.request_timeout;
+        let time_left = MAX_FETCH_TIME.saturating_sub(self.time_limit + fetch);
+        time_left.min(fetch + GRACE)
     }
 }
 
@@ -172,20 +197,25 @@ impl TokenSource for SharedSource {
         let seal = Seal::new(&self.prefix, &credentials, &self.endpoint.token_url);
         // The crate redis may panic, above all because of its TLS set-up. Redis must not make a fetch fail.
         let shared = AssertUnwindSafe(self.share(&seal, replaces)).catch_unwind().await;
-        let lease = match shared.unwrap_or(Err(RedisFailure::Panicked)) {
+        let mut lease = match shared.unwrap_or(Err(RedisFailure::Panicked)) {
             Ok(Shared::Token(token)) => return Ok(token),
-            Ok(Shared::Fetch(lease)) => Some(lease),
+            Ok(Shared::Fetch(lease)) => lease,
             Err(reason) => {
                 telemetry::sharing::bypassed(reason);
-                None
+                return self.endpoint.request(&credentials).await;
             }
         };
-        let token = self.endpoint.request(&credentials).await?;
-        if let Some(lease) = lease {
-            lease.publish(&token, &seal);
-        }
+        let token = lease.keep_during(self.endpoint.request(&credentials)).await?;
+        lease.publish(&token, &seal);
         Ok(token)
     }
+}
+
+/// The remaining lifetime of an entry by Redis's clock. `None` if that is more than the whole lifetime: the clock has
+/// jumped back, as when a replica with a slow clock is promoted, and the token may have expired.
+fn remaining(entry: &Unsealed, time_to_live: Duration, redis_now: Duration) -> Option<Duration> {
+    let by_clock = entry.expires_at.saturating_sub(redis_now);
+    (by_clock <= entry.lifetime + CLOCK_TOLERANCE).then(|| by_clock.min(time_to_live))
 }
 
 /// The token of an entry, if it is usable and newer than the one to be replaced. `remaining` is its remaining lifetime
@@ -211,6 +241,14 @@ fn adopt(
 /// The poll interval: 100 ms ± 50 %, so that waiting processes do not poll in step. `random` lies in [0, 1).
 fn poll_interval(random: f64) -> Duration {
     Duration::from_millis(100).mul_f64(0.5 + random)
+}
+
+/// The connection settings of a URL, without the `CLIENT SETINFO` that the crate redis sends by default. The user might
+/// not be allowed to send it, and it is one more command to wait for.
+fn without_client_info(url: &str) -> RedisResult<ConnectionInfo> {
+    let info = url.into_connection_info()?;
+    let settings = info.redis_settings().clone().set_skip_set_lib_name();
+    Ok(info.set_redis_settings(settings))
 }
 
 async fn before<T>(deadline: Instant, work: impl Future<Output = Result<T, RedisFailure>>) -> Result<T, RedisFailure> {
@@ -265,7 +303,7 @@ impl SharedSourceBuilder {
     pub fn build(self) -> Result<SharedSource, Error> {
         let url = self.redis_url.expose_secret();
         // The crate's own error might quote the URL, which may contain a password.
-        let redis = Client::open(url).map_err(|_| {
+        let redis = without_client_info(url).and_then(Client::open).map_err(|_| {
             Error::configuration(if url.starts_with("rediss://") || url.starts_with("valkeys://") {
                 "the redis_url cannot be used: rediss:// needs a TLS feature of the crate redis, such as tokio-rustls-comp"
             } else {
@@ -324,6 +362,24 @@ mod tests {
         }
     }
 
+    #[test]
+    fn an_entry_with_more_left_than_its_life_is_of_a_clock_that_jumped_back() {
+        let redis_now = SECOND * 10_000;
+        let remaining = |expires_at| {
+            let entry = Unsealed {
+                expires_at,
+                ..entry("t")
+            };
+            remaining(&entry, SECOND * 200, redis_now)
+        };
+        assert_eq!(remaining(redis_now + SECOND * 100), Some(SECOND * 100));
+        assert_eq!(remaining(redis_now + SECOND * 250), Some(SECOND * 200));
+        assert_eq!(remaining(SECOND * 9_999), Some(Duration::ZERO));
+        let latest = redis_now + LIFE + CLOCK_TOLERANCE;
+        assert_eq!(remaining(latest), Some(SECOND * 200));
+        assert_eq!(remaining(latest + Duration::from_nanos(1)), None);
+    }
+
     #[tokio::test(start_paused = true)]
     async fn what_no_manager_would_hand_out_is_not_adopted() {
         // The expiry margin of 299 s is 9.97 s.
@@ -369,7 +425,7 @@ mod tests {
 
     #[test]
     fn waiting_for_others_leaves_time_for_an_attempt_of_ones_own() {
-        for (request_timeout, lease_ttl, max_wait) in [(5, 6, 7), (10, 11, 12), (20, 21, 4), (25, 26, 0)] {
+        for (request_timeout, max_wait) in [(5, 6), (10, 11), (20, 5), (25, 0)] {
             let credentials = crate::credentials::ProjectCredentials::new("key", "secret").unwrap();
             let endpoint = TokenEndpoint::builder(credentials)
                 .request_timeout(SECOND * request_timeout)
@@ -379,10 +435,7 @@ mod tests {
                 .time_limit(SECOND * 5)
                 .build()
                 .unwrap();
-            assert_eq!(
-                (source.lease_ttl(), source.max_wait()),
-                (SECOND * lease_ttl, SECOND * max_wait)
-            );
+            assert_eq!(source.max_wait(), SECOND * max_wait);
         }
     }
 }

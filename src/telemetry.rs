@@ -181,6 +181,10 @@ pub(crate) mod sharing {
         warn!("the access token's entry in Redis is damaged, and is replaced");
     }
 
+    pub(crate) fn clock_jumped_back() {
+        warn!("Redis's clock has jumped back, so its access token is not used: synchronise the clocks of its servers");
+    }
+
     pub(crate) fn lease_outwaited() {
         debug!("another process holds the lock for an access token, but has not supplied one");
     }

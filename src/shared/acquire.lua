@@ -15,5 +15,12 @@ local now = time[1] * 1000 + math.floor(time[2] / 1000)
 if entry and entry ~= ARGV[2] then
     return {now, 0, entry, redis.call('PTTL', KEYS[1])}
 end
-local taken = redis.call('SET', KEYS[2], ARGV[1], 'NX', 'PX', ARGV[3])
-return {now, taken and 1 or 0, false, 0}
+-- A lock is free if it does not exist. It is ours if the reply to an earlier try was lost. It has no owner if it has no
+-- expiry, or a later one than any lease: someone else wrote it, or Redis's clock has jumped.
+local owner = redis.pcall('GET', KEYS[2])
+local ttl = redis.call('PTTL', KEYS[2])
+if owner ~= ARGV[1] and ttl >= 0 and ttl <= tonumber(ARGV[3]) then
+    return {now, 0, false, 0}
+end
+redis.call('SET', KEYS[2], ARGV[1], 'PX', ARGV[3])
+return {now, 1, false, 0}

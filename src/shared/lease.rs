@@ -1,22 +1,30 @@
 //! The lease: the right of one process to fetch a token for all.
 
-use std::{mem, time::Duration};
+use std::future::{Future, pending};
+use std::{mem, panic::AssertUnwindSafe, time::Duration};
 
-use tokio::{runtime::Handle, time::timeout};
+use futures_util::FutureExt;
+use tokio::runtime::Handle;
+use tokio::time::{sleep, timeout};
 use tracing::{Instrument, Span};
 
 use super::seal::Seal;
 use super::store::{Lookup, RedisFailure, Store};
 use crate::{clock::Moment, telemetry, token::AccessToken};
 
-/// The limit for the release. Longer than the limit for a lookup, as no caller waits for it. By default the lock
-/// expires at about this time anyway.
-const MAX_RELEASE_TIME: Duration = Duration::from_secs(5);
+/// The time for which a lock is taken. Short, because the lock of a process that has died holds up the others until it
+/// expires. A fetch that takes longer renews its lease.
+const LEASE_TTL: Duration = Duration::from_secs(2);
+
+/// Often enough for one renewal to fail without losing the lease.
+const RENEWAL_INTERVAL: Duration = Duration::from_millis(600);
 
 /// Guard for one fetch, with or without the lock. On drop, a task publishes the token and releases the lock, so the
 /// caller does not wait for that.
 pub(super) struct Lease {
     store: Store,
+    /// The limit for Redis in one step.
+    time_limit: Duration,
     /// The entry that is of no use and may be overwritten; empty for none.
     known: Vec<u8>,
     /// Also true if the reply was lost, since Redis may have given us the lock.
@@ -28,9 +36,10 @@ pub(super) struct Lease {
 }
 
 impl Lease {
-    pub(super) fn new(store: Store) -> Self {
+    pub(super) fn new(store: Store, time_limit: Duration) -> Self {
         Self {
             store,
+            time_limit,
             known: Vec::new(),
             may_hold_lock: false,
             clocks: None,
@@ -39,9 +48,9 @@ impl Lease {
     }
 
     /// Looks up an entry, or else tries the lock. Returns Redis's clock as well.
-    pub(super) async fn acquire(&mut self, ttl: Duration) -> Result<(Lookup, Duration), RedisFailure> {
+    pub(super) async fn acquire(&mut self) -> Result<(Lookup, Duration), RedisFailure> {
         self.may_hold_lock = true;
-        let (lookup, redis_now) = self.store.acquire(&self.known, ttl).await?;
+        let (lookup, redis_now) = self.store.acquire(&self.known, LEASE_TTL).await?;
         self.may_hold_lock = matches!(lookup, Lookup::Acquired);
         self.clocks = Some((redis_now, Moment::now()));
         Ok((lookup, redis_now))
@@ -50,6 +59,28 @@ impl Lease {
     /// Allows this entry to be overwritten.
     pub(super) fn overwrite(&mut self, entry: Vec<u8>) {
         self.known = entry;
+    }
+
+    /// Runs the fetch, and renews the lease meanwhile. It stops if the lock is lost, or after two failures in a row.
+    pub(super) async fn keep_during<T>(&mut self, fetch: impl Future<Output = T>) -> T {
+        let renewals = async {
+            let mut failures = 0;
+            while self.may_hold_lock && failures < 2 {
+                sleep(RENEWAL_INTERVAL).await;
+                // A panic of the crate redis must not make the fetch fail.
+                let renewal = AssertUnwindSafe(self.store.renew(LEASE_TTL)).catch_unwind();
+                match timeout(self.time_limit, renewal).await {
+                    Ok(Ok(Ok(still_ours))) => (self.may_hold_lock, failures) = (still_ours, 0),
+                    _ => failures += 1,
+                }
+            }
+            pending().await
+        };
+        tokio::select! {
+            biased;
+            result = fetch => result,
+            never = renewals => never,
+        }
     }
 
     /// Sets the token that the drop publishes. Its entry expires with it, however late it arrives and however much the
@@ -70,11 +101,18 @@ impl Drop for Lease {
         }
         // Without a runtime the lock expires by itself.
         let Ok(runtime) = Handle::try_current() else { return };
-        let (store, known) = (self.store.clone(), mem::take(&mut self.known));
+        let (mut store, known) = (self.store.clone(), mem::take(&mut self.known));
+        let limit = self.time_limit;
         let release = async move {
-            let shares = new.is_some();
-            let released = timeout(MAX_RELEASE_TIME, store.release(&known, new)).await;
-            telemetry::sharing::released(shares, released.unwrap_or(Err(RedisFailure::TooSlow)));
+            let mut released = Err(RedisFailure::TooSlow);
+            // Twice, because the other processes would wait for the lease to expire if one message is lost.
+            for _ in 0..2 {
+                if matches!(released, Err(RedisFailure::TooSlow)) {
+                    let release = timeout(limit, store.release(&known, new.as_ref()));
+                    released = release.await.unwrap_or(Err(RedisFailure::TooSlow));
+                }
+            }
+            telemetry::sharing::released(new.is_some(), released);
         };
         runtime.spawn(release.instrument(Span::current()));
     }

@@ -1,9 +1,11 @@
-//! The connection to Redis for one fetch, and its two scripts. Each script is one atomic step.
+//! The connection to Redis for one fetch, and its three scripts. Each script is one atomic step.
 
 use std::time::Duration;
 
 use chacha20poly1305::{XNonce, aead::Generate};
-use redis::{AsyncConnectionConfig, Client, Cmd, ErrorKind, RedisError, aio::MultiplexedConnection};
+use redis::{
+    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, ToRedisArgs, aio::MultiplexedConnection,
+};
 
 use super::seal::millis;
 
@@ -11,6 +13,7 @@ use super::seal::millis;
 const MAX_ENTRY_BYTES: usize = 64 * 1024;
 
 const ACQUIRE: &str = include_str!("acquire.lua");
+const RENEW: &str = include_str!("renew.lua");
 const RELEASE: &str = include_str!("release.lua");
 
 /// The reason why Redis did not help. It repeats nothing that Redis sent, except for a word that has the form of
@@ -27,6 +30,8 @@ pub(super) enum RedisFailure {
     Unreachable(RedisError),
     #[error("Redis sent no answer that can be understood ({0:?})")]
     Malformed(ErrorKind),
+    #[error("Redis answers with one entry after another that is of no use")]
+    UselessEntries,
     #[error("the system has no random numbers")]
     NoRandomness,
     #[error("the crate redis panicked: see its panic message")]
@@ -60,13 +65,16 @@ pub(super) enum Lookup {
     Busy,
 }
 
-/// A connection for one fetch.
+/// The keys of one fetch, and its connection.
 ///
 /// Fetches are minutes apart. A connection that was kept may be dead: Redis may have restarted, or the tokio runtime
 /// that owned it may have shut down. Each process would pay for that with a POST.
 #[derive(Clone)]
 pub(super) struct Store {
-    connection: MultiplexedConnection,
+    client: Client,
+    /// `None` before the first use, and after a script that failed or was cut off. A server may still be sending on
+    /// that connection, without end.
+    connection: Option<MultiplexedConnection>,
     entry_key: String,
     lock_key: String,
     /// Random, so that a process releases its own lock alone. From the system, because processes that were forked or
@@ -75,17 +83,13 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) async fn open(client: &Client, name: &str) -> Result<Self, RedisFailure> {
-        let owner = XNonce::try_generate().map_err(|_| RedisFailure::NoRandomness)?;
-        // The caller has a time limit for all of it.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
+    pub(super) fn new(client: &Client, name: &str) -> Result<Self, RedisFailure> {
         Ok(Self {
-            connection: client.get_multiplexed_async_connection_with_config(&config).await?,
+            client: client.clone(),
+            connection: None,
             entry_key: format!("{name}:token"),
             lock_key: format!("{name}:lock"),
-            owner,
+            owner: XNonce::try_generate().map_err(|_| RedisFailure::NoRandomness)?,
         })
     }
 
@@ -96,13 +100,8 @@ impl Store {
         known: &[u8],
         lease_ttl: Duration,
     ) -> Result<(Lookup, Duration), RedisFailure> {
-        let (now, taken, entry, time_to_live): (u64, bool, Option<Vec<u8>>, i64) = self
-            .script(ACQUIRE)
-            .arg(known)
-            .arg(millis(lease_ttl))
-            .arg(MAX_ENTRY_BYTES)
-            .query_async(&mut self.connection)
-            .await?;
+        let (now, taken, entry, time_to_live): (u64, bool, Option<Vec<u8>>, i64) =
+            self.run(ACQUIRE, (known, millis(lease_ttl), MAX_ENTRY_BYTES)).await?;
         let lookup = match entry {
             Some(entry) => Lookup::Hit {
                 entry,
@@ -115,23 +114,55 @@ impl Store {
         Ok((lookup, Duration::from_millis(now)))
     }
 
-    /// Releases the lock and writes a new entry, if there is one, which expires at this time of Redis's clock.
-    pub(super) async fn release(mut self, known: &[u8], new: Option<(Vec<u8>, Duration)>) -> Result<(), RedisFailure> {
-        let (entry, expires_at) = new.unwrap_or_default();
-        self.script(RELEASE)
-            .arg(known)
-            .arg(entry)
-            .arg(millis(expires_at))
-            .exec_async(&mut self.connection)
-            .await?;
-        Ok(())
+    /// Renews the lease. False if the lock is not ours any more.
+    pub(super) async fn renew(&mut self, lease_ttl: Duration) -> Result<bool, RedisFailure> {
+        self.run(RENEW, millis(lease_ttl)).await
     }
 
+    /// Writes a new entry, if there is one, which expires at this time of Redis's clock. Then releases the lock.
+    pub(super) async fn release(
+        &mut self,
+        known: &[u8],
+        new: Option<&(Vec<u8>, Duration)>,
+    ) -> Result<(), RedisFailure> {
+        let (entry, expires_at) = new.map_or((&[][..], Duration::ZERO), |(entry, at)| (entry, *at));
+        self.run(RELEASE, (known, entry, millis(expires_at))).await
+    }
+
+    /// Runs a script, and repeats it once over a new connection if the connection broke. Each script may run twice: an
+    /// owner recognises its own lock.
+    ///
     /// Sends the script's text each time. Refreshes are rare, and a cache of scripts may be empty.
-    fn script(&self, text: &str) -> Cmd {
+    async fn run<T: FromRedisValue>(&mut self, script: &str, args: impl ToRedisArgs) -> Result<T, RedisFailure> {
         let mut command = redis::cmd("EVAL");
-        command.arg(text).arg(2).arg(&self.entry_key).arg(&self.lock_key);
-        command.arg(&self.owner[..]);
-        command
+        command.arg(script).arg(2).arg(&self.entry_key).arg(&self.lock_key);
+        command.arg(&self.owner[..]).arg(args);
+        let mut repeated = false;
+        loop {
+            // Taken, so that it is dropped if the script fails or this future is.
+            let mut connection = match self.connection.take() {
+                Some(connection) => connection,
+                None => self.connect().await?,
+            };
+            match command.query_async(&mut connection).await {
+                Ok(reply) => {
+                    self.connection = Some(connection);
+                    return Ok(reply);
+                }
+                Err(error) if error.is_io_error() && !repeated => repeated = true,
+                Err(error) => return Err(error.into()),
+            }
+        }
+    }
+
+    async fn connect(&self) -> Result<MultiplexedConnection, RedisFailure> {
+        // The caller has a time limit for all of it.
+        let config = AsyncConnectionConfig::new()
+            .set_connection_timeout(None)
+            .set_response_timeout(None);
+        Ok(self
+            .client
+            .get_multiplexed_async_connection_with_config(&config)
+            .await?)
     }
 }
