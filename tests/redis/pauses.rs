@@ -49,7 +49,7 @@ fn service() {
                         return Some(format!("{error:#}"));
                     }
                     served.fetch_add(1, Ordering::Relaxed);
-                    sleep(millis(50)).await;
+                    sleep(millis(200)).await;
                 }
                 None
             });
