@@ -104,15 +104,12 @@ impl Drop for Lease {
         let (mut store, known) = (self.store.clone(), mem::take(&mut self.known));
         let limit = self.time_limit;
         let release = async move {
-            let mut released = Err(RedisFailure::TooSlow);
-            // Twice, because the other processes would wait for the lease to expire if one message is lost.
-            for _ in 0..2 {
-                if matches!(released, Err(RedisFailure::TooSlow)) {
-                    let release = timeout(limit, store.release(&known, new.as_ref()));
-                    released = release.await.unwrap_or(Err(RedisFailure::TooSlow));
-                }
+            let mut released = timeout(limit, store.release(&known, new.as_ref())).await;
+            // If one message is lost, the other processes would wait for the lease to expire.
+            if released.is_err() {
+                released = timeout(limit, store.release(&known, new.as_ref())).await;
             }
-            telemetry::sharing::released(new.is_some(), released);
+            telemetry::sharing::released(new.is_some(), released.unwrap_or(Err(RedisFailure::TooSlow)));
         };
         runtime.spawn(release.instrument(Span::current()));
     }

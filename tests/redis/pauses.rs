@@ -8,7 +8,7 @@ use std::sync::atomic::{AtomicBool, AtomicUsize, Ordering};
 use std::time::{Duration, Instant};
 
 use osdatahub_auth::{FakeDataHub, ProjectCredentials, TokenEndpoint, TokenManager};
-use test_support::{millis, secs};
+use test_support::{millis, secs, send_signal};
 use tokio::runtime::Builder;
 use tokio::task::JoinSet;
 use tokio::time::sleep;
@@ -74,11 +74,6 @@ impl Process {
         Self(child.unwrap())
     }
 
-    fn signal(&self, signal: &str) {
-        let pid = self.0.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
-    }
-
     /// Ends the process, and returns its report: the number of tokens that callers got, and the first error.
     fn stop(mut self) -> String {
         drop(self.0.stdin.take());
@@ -114,14 +109,14 @@ async fn report_of_a_service_that_is_stopped(pause: Duration, lifetime: Duration
     hub.set_delay(secs(1));
     let renewed = Instant::now();
     wait_for_posts(&hub, 2).await;
-    process.signal("-STOP");
+    send_signal(&process.0, "-STOP");
     assert!(
         renewed.elapsed() < lifetime,
         "the token should be usable when the process is stopped"
     );
     sleep(pause).await;
     hub.set_delay(Duration::ZERO);
-    process.signal("-CONT");
+    send_signal(&process.0, "-CONT");
     sleep(secs(3)).await;
     process.stop()
 }

@@ -19,6 +19,7 @@ use reqwest_middleware::ClientBuilder;
 use test_support::{LogCapture, RawServer, RedisServer, eventually, http_response, millis, secs};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
     task::JoinSet,
     time::sleep,
 };
@@ -90,6 +91,72 @@ async fn store_entry(redis: &RedisServer, key: &str, entry: &[u8]) {
     let mut command = redis::cmd("SET");
     command.arg(key).arg(entry).arg("PX").arg(60_000);
     let () = command.query_async(&mut redis.connection().await).await.unwrap();
+}
+
+/// The tokens that four nodes without one get.
+async fn tokens_of_four_nodes(hub: &FakeDataHub, redis: &RedisServer) -> HashSet<String> {
+    let mut nodes = JoinSet::new();
+    for _ in 0..4 {
+        let node = node(hub, redis);
+        nodes.spawn(async move { token(&node).await });
+    }
+    nodes.join_all().await.into_iter().collect()
+}
+
+/// What a proxy in front of Redis does to one request and its reply.
+enum Exchange {
+    PassOn,
+    Delay(Duration),
+    /// The connection stays open, and nothing comes.
+    LoseRequest,
+    /// The connection is closed once Redis has replied.
+    LoseReply,
+    /// Redis's clock is a minute slow, by the first number of the reply to a lookup.
+    SlowClock,
+}
+
+/// Proxy in front of Redis. Returns its URL.
+async fn proxy(port: u16, exchange: impl Fn(&[u8]) -> Exchange + Send + Sync + 'static) -> String {
+    let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
+    let address = listener.local_addr().unwrap();
+    let exchange = Arc::new(exchange);
+    tokio::spawn(async move {
+        while let Ok((mut client, _)) = listener.accept().await {
+            let exchange = exchange.clone();
+            tokio::spawn(async move {
+                let mut redis = TcpStream::connect(("127.0.0.1", port)).await.unwrap();
+                let (mut request, mut reply) = ([0; 8 * 1024], [0; 8 * 1024]);
+                while let Ok(read @ 1..) = client.read(&mut request).await {
+                    let exchange = exchange(&request[..read]);
+                    if matches!(exchange, Exchange::LoseRequest) {
+                        sleep(secs(60)).await;
+                    }
+                    redis.write_all(&request[..read]).await.unwrap();
+                    let read = redis.read(&mut reply).await.unwrap();
+                    let mut reply = reply[..read].to_vec();
+                    match exchange {
+                        Exchange::PassOn | Exchange::LoseRequest => {}
+                        Exchange::Delay(delay) => sleep(delay).await,
+                        Exchange::LoseReply => return,
+                        Exchange::SlowClock => reply = with_slow_clock(reply),
+                    }
+                    if client.write_all(&reply).await.is_err() {
+                        return;
+                    }
+                }
+            });
+        }
+    });
+    format!("redis://{address}")
+}
+
+fn with_slow_clock(reply: Vec<u8>) -> Vec<u8> {
+    let Some(rest) = reply.strip_prefix(b"*4\r\n:") else {
+        return reply;
+    };
+    let (digits, rest) = rest.split_at(13);
+    let now: u64 = str::from_utf8(digits).unwrap().parse().unwrap();
+    [format!("*4\r\n:{}", now - 60_000).as_bytes(), rest].concat()
 }
 
 #[tokio::test]
@@ -260,12 +327,7 @@ async fn a_fetch_that_takes_longer_than_its_lease_is_still_the_only_one() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     hub.set_delay(millis(4_500));
     let start = Instant::now();
-    let mut nodes = JoinSet::new();
-    for _ in 0..4 {
-        let node = node(&hub, &redis);
-        nodes.spawn(async move { token(&node).await });
-    }
-    let tokens: HashSet<_> = nodes.join_all().await.into_iter().collect();
+    let tokens = tokens_of_four_nodes(&hub, &redis).await;
     assert_eq!((hub.token_posts(), tokens.len()), (1, 1));
     assert!(start.elapsed() < secs(6), "{:?}", start.elapsed());
 }
@@ -281,12 +343,7 @@ async fn a_lock_whose_owner_died_holds_up_the_others_for_two_seconds() {
     let () = redis.command(&format!("SET {lock} dead PX 2000")).await;
     // The default acquire_timeout is enough for that, and for a slow answer.
     let start = Instant::now();
-    let mut nodes = JoinSet::new();
-    for _ in 0..4 {
-        let node = node(&hub, &redis);
-        nodes.spawn(async move { token(&node).await });
-    }
-    nodes.join_all().await;
+    tokens_of_four_nodes(&hub, &redis).await;
     assert!(start.elapsed() < millis(6_800), "{:?}", start.elapsed());
     assert_eq!(hub.token_posts(), 2);
 }
@@ -314,32 +371,6 @@ async fn a_lock_without_an_owner_holds_up_nobody() {
     }
 }
 
-/// Proxy that makes Redis's clock a minute slow: it rewrites the first number of the reply to a lookup. Returns its URL.
-async fn slow_clock_proxy(port: u16) -> String {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-            tokio::spawn(async move {
-                let (mut request, mut reply) = ([0; 8 * 1024], [0; 8 * 1024]);
-                while let Ok(read @ 1..) = client.read(&mut request).await {
-                    redis.write_all(&request[..read]).await.unwrap();
-                    let read = redis.read(&mut reply).await.unwrap();
-                    let time = reply[..read].strip_prefix(b"*4\r\n:");
-                    let slow = time.map(|rest| {
-                        let (digits, rest) = rest.split_at(13);
-                        let now: u64 = str::from_utf8(digits).unwrap().parse().unwrap();
-                        [format!("*4\r\n:{}", now - 60_000).as_bytes(), rest].concat()
-                    });
-                    let _ = client.write_all(slow.as_deref().unwrap_or(&reply[..read])).await;
-                }
-            });
-        }
-    });
-    format!("redis://{address}")
-}
-
 #[tokio::test]
 async fn a_token_that_expired_is_not_revived_by_a_clock_that_jumps_back() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
@@ -347,7 +378,7 @@ async fn a_token_that_expired_is_not_revived_by_a_clock_that_jumps_back() {
     let (expired, key) = fetch_and_publish(&source(&hub, &redis), &redis).await;
     // A replica whose clock is a minute slow is promoted: by its clock, the entry expires a minute later.
     let () = redis.command(&format!("PEXPIRE {key} 62000")).await;
-    let promoted = slow_clock_proxy(redis.port()).await;
+    let promoted = proxy(redis.port(), |_| Exchange::SlowClock).await;
     sleep(secs(3)).await;
     let (log, _guard) = LogCapture::start();
     let late = SharedSource::builder(endpoint(&hub), promoted)
@@ -414,65 +445,31 @@ async fn a_server_that_always_has_another_useless_entry_gets_three_questions() {
     assert!(questions.load(Ordering::Relaxed) <= 5, "{questions:?}");
 }
 
-/// Proxy in front of Redis that misbehaves once, with the first request that contains this text. Returns its URL.
-async fn proxy_that_loses(port: u16, text: &'static str, lost: Lost) -> String {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    let done = Arc::new(AtomicBool::new(false));
-    tokio::spawn(async move {
-        while let Ok((mut client, _)) = listener.accept().await {
-            let done = done.clone();
-            tokio::spawn(async move {
-                let mut redis = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                let (mut request, mut reply) = ([0; 8 * 1024], [0; 8 * 1024]);
-                while let Ok(read @ 1..) = client.read(&mut request).await {
-                    let request = &request[..read];
-                    let matches = request.windows(text.len()).any(|window| window == text.as_bytes());
-                    let misbehave = matches && !done.swap(true, Ordering::Relaxed);
-                    if misbehave && lost == Lost::Request {
-                        // The connection stays open, and nothing comes.
-                        sleep(secs(60)).await;
-                    }
-                    redis.write_all(request).await.unwrap();
-                    let read = redis.read(&mut reply).await.unwrap();
-                    if misbehave {
-                        return;
-                    }
-                    let _ = client.write_all(&reply[..read]).await;
-                }
-            });
-        }
-    });
-    format!("redis://{address}")
-}
-
-#[derive(Clone, Copy, PartialEq)]
-enum Lost {
-    Request,
-    Reply,
-}
-
 #[tokio::test]
 async fn one_lost_message_holds_up_nobody() {
     for (text, lost) in [
-        ("takes the lock", Lost::Reply),
-        ("releases the lock", Lost::Reply),
-        ("releases the lock", Lost::Request),
+        ("takes the lock", (|| Exchange::LoseReply) as fn() -> Exchange),
+        ("releases the lock", || Exchange::LoseReply),
+        ("releases the lock", || Exchange::LoseRequest),
     ] {
         let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
         hub.set_delay(millis(100));
-        let unlucky = proxy_that_loses(redis.port(), text, lost).await;
+        let done = AtomicBool::new(false);
+        let unlucky = proxy(redis.port(), move |request| {
+            let matches = request.windows(text.len()).any(|window| window == text.as_bytes());
+            if matches && !done.swap(true, Ordering::Relaxed) {
+                lost()
+            } else {
+                Exchange::PassOn
+            }
+        })
+        .await;
         let unlucky = SharedSource::builder(endpoint(&hub), unlucky).build().unwrap();
         let unlucky = TokenManager::builder(unlucky).build().unwrap();
         let first = tokio::spawn(async move { token(&unlucky).await });
         wait_for_lock(&redis).await;
         let start = Instant::now();
-        let mut nodes = JoinSet::new();
-        for _ in 0..4 {
-            let node = node(&hub, &redis);
-            nodes.spawn(async move { token(&node).await });
-        }
-        let tokens: HashSet<_> = nodes.join_all().await.into_iter().collect();
+        let tokens = tokens_of_four_nodes(&hub, &redis).await;
         assert!(start.elapsed() < secs(1), "{text} {:?}", start.elapsed());
         assert_eq!(tokens, HashSet::from([first.await.unwrap()]), "{text}");
         assert_eq!(hub.token_posts(), 1, "{text}");
@@ -759,7 +756,7 @@ async fn a_redis_that_is_down_hung_or_no_redis_costs_250_ms_at_most_and_no_error
 async fn a_redis_that_answers_slowly_costs_250_ms_at_most_all_its_answers_together() {
     let hub = FakeDataHub::start().await.unwrap();
     let redis = RedisServer::start().await;
-    let slow = slow_proxy(redis.port(), millis(300)).await;
+    let slow = proxy(redis.port(), |_| Exchange::Delay(millis(300))).await;
     assert_every_fetch_bypasses_redis(&hub, &slow, LIMIT, "did not answer within the time_limit").await;
     // Redis may have granted the lock after the fetch gave up. Other nodes should not have to wait until the lease
     // ends.
@@ -784,35 +781,11 @@ async fn waiting_for_another_process_does_not_count_as_slowness() {
     let first = tokio::spawn(async move { token(&first).await });
     wait_for_lock(&redis).await;
     // One response fits into the 250 ms, but the responses to a whole second of polls do not.
-    let slow = slow_proxy(redis.port(), millis(40)).await;
+    let slow = proxy(redis.port(), |_| Exchange::Delay(millis(40))).await;
     let source = SharedSource::builder(endpoint(&hub), slow).build().unwrap();
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), first.await.unwrap());
     assert_eq!(hub.token_posts(), 1);
-}
-
-/// Proxy in front of Redis that delays every response. Returns its URL.
-async fn slow_proxy(port: u16, delay: Duration) -> String {
-    let listener = tokio::net::TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
-    let address = listener.local_addr().unwrap();
-    tokio::spawn(async move {
-        while let Ok((client, _)) = listener.accept().await {
-            tokio::spawn(async move {
-                let redis = tokio::net::TcpStream::connect(("127.0.0.1", port)).await.unwrap();
-                let (mut requests, mut to_client) = client.into_split();
-                let (mut responses, mut to_redis) = redis.into_split();
-                tokio::spawn(async move { tokio::io::copy(&mut requests, &mut to_redis).await });
-                let mut buffer = [0; 4096];
-                while let Ok(read @ 1..) = responses.read(&mut buffer).await {
-                    sleep(delay).await;
-                    if to_client.write_all(&buffer[..read]).await.is_err() {
-                        break;
-                    }
-                }
-            });
-        }
-    });
-    format!("redis://{address}")
 }
 
 #[tokio::test]

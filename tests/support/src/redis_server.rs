@@ -89,8 +89,7 @@ impl RedisServer {
     }
 
     fn signal(&self, signal: &str) {
-        let pid = self.process.id().to_string();
-        assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
+        send_signal(&self.process, signal);
     }
 
     pub async fn connection(&self) -> MultiplexedConnection {
@@ -127,6 +126,12 @@ impl Drop for RedisServer {
         let _ = self.process.wait();
         let _ = std::fs::remove_dir_all(&self.dir);
     }
+}
+
+/// Sends a signal, such as `-STOP`, to a process.
+pub fn send_signal(process: &Child, signal: &str) {
+    let pid = process.id().to_string();
+    assert!(Command::new("kill").args([signal, &pid]).status().unwrap().success());
 }
 
 fn launch(port: u16, args: &[String], dir: &PathBuf) -> Child {
