@@ -2,7 +2,7 @@
 
 pub(crate) mod headers;
 pub(crate) mod response;
-mod transport;
+pub(crate) mod transport;
 
 use std::net::{IpAddr, Ipv4Addr, Ipv6Addr, SocketAddr};
 use std::panic::{AssertUnwindSafe, catch_unwind};

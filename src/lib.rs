@@ -111,8 +111,8 @@
 //! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. You need neither if your own `reqwest` has TLS,
 //!   as it has by default. Without TLS, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says so.
 //! - `metrics`: counters, gauges and histograms, for any recorder of the crate `metrics`; see [`guide::operating`].
-//! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis or Valkey. TLS for
-//!   `rediss://` is a feature of the crate `redis` itself.
+//! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis, Valkey or Redis
+//!   Cluster. TLS for `rediss://` is a feature of the crate `redis` itself.
 //! - `test-util`: [`FakeDataHub`](struct.FakeDataHub.html).
 //!
 //! # Limits

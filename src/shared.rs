@@ -1,20 +1,22 @@
 //! One token for many processes: a lease and an entry in Redis, in front of a token endpoint.
 
+mod failure;
 mod lease;
+mod redirection;
 mod seal;
 mod store;
 
-use std::{fmt, panic::AssertUnwindSafe, time::Duration};
+use std::{fmt, time::Duration};
 
 use async_trait::async_trait;
-use futures_util::FutureExt;
-use redis::{Client, ConnectionInfo, IntoConnectionInfo, RedisResult};
+use redis::{AsyncConnectionConfig, Client, ConnectionAddr, ConnectionInfo, IntoConnectionInfo};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::time::{Instant, sleep_until, timeout_at};
+use tokio::time::{Instant, sleep_until};
 
+use self::failure::{Reason, RedisFailure, Step};
 use self::lease::Lease;
 use self::seal::{Seal, Unsealed};
-use self::store::{Lookup, RedisFailure, Store};
+use self::store::{Lookup, Store};
 use crate::schedule::{MAX_FETCH_TIME, expiry_margin};
 use crate::{
     clock::Moment, credentials::CredentialsProvider, endpoint::TokenEndpoint, error::Error, source::TokenSource,
@@ -23,6 +25,8 @@ use crate::{
 
 const DEFAULT_PREFIX: &str = "osdatahub-auth";
 const DEFAULT_TIME_LIMIT: Duration = Duration::from_millis(250);
+/// A TLS handshake takes up to 150 ms of processor time, and more while many processes start at once.
+const DEFAULT_TLS_TIME_LIMIT: Duration = Duration::from_secs(1);
 /// A slower Redis costs more than it saves.
 const MAX_TIME_LIMIT: Duration = Duration::from_secs(5);
 
@@ -46,7 +50,7 @@ const MAX_USELESS_ENTRIES: usize = 3;
 ///
 /// # fn main() -> Result<(), osdatahub_auth::Error> {
 /// let endpoint = TokenEndpoint::builder(ProjectCredentials::from_env()?).build()?;
-/// let shared = SharedSource::builder(endpoint, "redis://cache.internal").build()?;
+/// let shared = SharedSource::builder(endpoint, "rediss://user:password@cache.internal:6379").build()?;
 /// let tokens = TokenManager::builder(shared).build()?;
 /// # Ok(())
 /// # }
@@ -87,24 +91,34 @@ const MAX_USELESS_ENTRIES: usize = 3;
 ///
 /// # What it needs
 ///
-/// Redis 5 or later, or Valkey: one server, or a proxy that looks like one. It does not follow the redirections of
-/// Redis Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL` and `TIME` on keys that start with
-/// the prefix, and `SELECT` if the URL names a database. For `rediss://`, turn on a TLS feature of the crate [`redis`]
-/// 1. With `tokio-rustls-comp` the program must have exactly one `rustls` crypto provider, or install a default one.
+/// Redis 5 or later, Valkey, or Redis Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL` and `TIME` on keys that
+/// start with the prefix, and `SELECT` if the URL names a database. The [guide](crate::guide::sharing) says how to set a
+/// Redis up.
+///
+/// For `rediss://`, add the crate [`redis`] 1 with TLS:
+///
+/// ```toml
+/// redis = { version = "1", default-features = false, features = ["tokio-rustls-comp", "tls-rustls-webpki-roots"] }
+/// ```
+///
+/// Without `tls-rustls-webpki-roots`, the crate reads the system's root certificates from disk for each connection. The
+/// program must have exactly one `rustls` crypto provider, or install a default one.
 pub struct SharedSource {
     endpoint: TokenEndpoint,
-    redis: Client,
+    redis: ConnectionInfo,
+    config: AsyncConnectionConfig,
     prefix: String,
     time_limit: Duration,
 }
 
 /// The result of asking Redis.
-#[expect(clippy::large_enum_variant, reason = "there is one of them, every few minutes")]
 enum Shared {
     /// Another process's token.
     Token(AccessToken),
     /// This process fetches, and publishes the result.
     Fetch(Lease),
+    /// The same without the lock: another process has held it for too long.
+    Outwaited(Lease),
 }
 
 /// Logs why an entry is of no use.
@@ -112,16 +126,34 @@ type Warning = fn();
 
 impl SharedSource {
     /// Returns a builder for a source that shares the tokens of `endpoint` through the Redis at `redis_url`, such as
-    /// `redis://:password@host:6379/0`.
+    /// `rediss://user:password@host:6379`.
     ///
-    /// Credentials and token URL are the endpoint's.
+    /// Credentials and token URL are the endpoint's. The URL may also begin with `redis://`, `valkey://`, `valkeys://`
+    /// or `unix://`, name a database (`/1`), and choose RESP3 (`?protocol=resp3`).
     pub fn builder(endpoint: TokenEndpoint, redis_url: impl Into<String>) -> SharedSourceBuilder {
-        SharedSourceBuilder {
-            endpoint,
-            redis_url: SecretString::from(redis_url.into()),
-            prefix: DEFAULT_PREFIX.to_owned(),
-            time_limit: DEFAULT_TIME_LIMIT,
-        }
+        SharedSourceBuilder::new(endpoint, Redis::Url(SecretString::from(redis_url.into())))
+    }
+
+    /// Returns a builder for a source with a client of yours: for a private root certificate, a client certificate, or
+    /// a credentials provider such as that of Entra ID.
+    ///
+    /// Only the time limits of `config` are overridden, by [`time_limit`](SharedSourceBuilder::time_limit). The client
+    /// sends `CLIENT SETINFO` as well, unless its settings have `set_skip_set_lib_name`.
+    ///
+    /// ```no_run
+    /// use osdatahub_auth::{ProjectCredentials, SharedSource, TokenEndpoint};
+    /// use redis::{AsyncConnectionConfig, Client};
+    ///
+    /// # fn main() -> Result<(), Box<dyn std::error::Error>> {
+    /// let endpoint = TokenEndpoint::builder(ProjectCredentials::from_env()?).build()?;
+    /// // With a TLS feature of the crate redis: Client::build_with_tls(url, certificates)
+    /// let client = Client::open("redis://cache.internal:6379")?;
+    /// let shared = SharedSource::with_client(endpoint, client, AsyncConnectionConfig::new()).build()?;
+    /// # Ok(())
+    /// # }
+    /// ```
+    pub fn with_client(endpoint: TokenEndpoint, client: Client, config: AsyncConnectionConfig) -> SharedSourceBuilder {
+        SharedSourceBuilder::new(endpoint, Redis::Client(Box::new((client, config))))
     }
 
     /// Gets another process's token, or else the lease.
@@ -131,14 +163,15 @@ impl SharedSource {
     /// process holds the lock, this one polls, until `max_wait` has passed. Then it fetches as well, without the lock.
     async fn share(&self, seal: &Seal, replaces: Option<&AccessToken>) -> Result<Shared, RedisFailure> {
         let mut deadline = Instant::now() + self.time_limit;
-        let mut lease = Lease::new(Store::new(&self.redis, seal.name())?, self.time_limit);
+        let store = Store::new(&self.redis, &self.config, seal.name())?;
+        let mut lease = Lease::new(store, self.time_limit);
         let mut useless = 0;
         // Logged only if the lookup succeeds, because a failure is logged as well.
         let mut warning = None;
-        let mut give_up = None;
+        let mut waiting = None;
         loop {
             let asked = Moment::now();
-            let (lookup, redis_now) = before(deadline, lease.acquire()).await?;
+            let (lookup, redis_now) = lease.acquire(deadline).await?;
             match lookup {
                 Lookup::Hit { entry, time_to_live } => {
                     let unsealed = seal.open(&entry).ok_or(telemetry::sharing::entry_damaged as Warning);
@@ -148,16 +181,13 @@ impl SharedSource {
                         Ok(adopt(&unsealed, remaining, asked, replaces))
                     });
                     match token {
-                        Ok(Some(token)) => {
-                            telemetry::sharing::adopted();
-                            return Ok(Shared::Token(token));
-                        }
+                        Ok(Some(token)) => return Ok(Shared::Token(token)),
                         Ok(None) => {}
                         Err(reason) => warning = Some(reason),
                     }
                     useless += 1;
                     if useless == MAX_USELESS_ENTRIES {
-                        return Err(RedisFailure::UselessEntries);
+                        return Err(RedisFailure::new(Step::Acquire, Reason::UselessEntries));
                     }
                     lease.overwrite(entry);
                 }
@@ -168,10 +198,10 @@ impl SharedSource {
                     return Ok(Shared::Fetch(lease));
                 }
                 Lookup::Busy => {
-                    let give_up = *give_up.get_or_insert_with(|| Instant::now() + self.max_wait());
+                    let wait = waiting.get_or_insert_with(telemetry::sharing::LeaseWait::start);
+                    let give_up = wait.since + self.max_wait();
                     if Instant::now() >= give_up {
-                        telemetry::sharing::lease_outwaited();
-                        return Ok(Shared::Fetch(lease));
+                        return Ok(Shared::Outwaited(lease));
                     }
                     sleep_until(give_up.min(Instant::now() + poll_interval(fastrand::f64()))).await;
                     // This iteration waited for another process's fetch, which is not a delay by Redis.
@@ -195,13 +225,21 @@ impl TokenSource for SharedSource {
         // Read once, so that the request and the seal belong to the same project.
         let credentials = self.endpoint.credentials.credentials().await?;
         let seal = Seal::new(&self.prefix, &credentials, &self.endpoint.token_url);
-        // The crate redis may panic, above all because of its TLS set-up. Redis must not make a fetch fail.
-        let shared = AssertUnwindSafe(self.share(&seal, replaces)).catch_unwind().await;
-        let mut lease = match shared.unwrap_or(Err(RedisFailure::Panicked)) {
-            Ok(Shared::Token(token)) => return Ok(token),
-            Ok(Shared::Fetch(lease)) => lease,
-            Err(reason) => {
-                telemetry::sharing::bypassed(reason);
+        let mut lease = match self.share(&seal, replaces).await {
+            Ok(Shared::Token(token)) => {
+                telemetry::sharing::adopted();
+                return Ok(token);
+            }
+            Ok(Shared::Fetch(lease)) => {
+                telemetry::sharing::fetched();
+                lease
+            }
+            Ok(Shared::Outwaited(lease)) => {
+                telemetry::sharing::outwaited();
+                lease
+            }
+            Err(failure) => {
+                telemetry::sharing::bypassed(failure.step.name(), failure.reason.label(), &failure.reason);
                 return self.endpoint.request(&credentials).await;
             }
         };
@@ -245,14 +283,27 @@ fn poll_interval(random: f64) -> Duration {
 
 /// The connection settings of a URL, without the `CLIENT SETINFO` that the crate redis sends by default. The user might
 /// not be allowed to send it, and it is one more command to wait for.
-fn without_client_info(url: &str) -> RedisResult<ConnectionInfo> {
-    let info = url.into_connection_info()?;
+fn parse(url: &str) -> Result<ConnectionInfo, Error> {
+    let over_tls = ["rediss:", "valkeys:"].iter().any(|scheme| url.starts_with(scheme));
+    let fragment = url.split_once('#').map(|(_, fragment)| fragment);
+    // The crate's own error might quote the URL, which may contain a password.
+    let info = url.into_connection_info().map_err(|_| {
+        Error::configuration(match fragment {
+            Some(fragment) if fragment != "insecure" => {
+                "the redis_url has a fragment other than #insecure: a # in the password has to be percent-encoded, as %23"
+            }
+            _ if over_tls => {
+                "the redis_url cannot be used: rediss:// needs a TLS feature of the crate redis, such as \
+                 tokio-rustls-comp; otherwise it should look like rediss://user:password@host:6379"
+            }
+            _ => {
+                "the redis_url cannot be parsed: it should look like rediss://user:password@host:6379, with special \
+                 characters in the password percent-encoded"
+            }
+        })
+    })?;
     let settings = info.redis_settings().clone().set_skip_set_lib_name();
     Ok(info.set_redis_settings(settings))
-}
-
-async fn before<T>(deadline: Instant, work: impl Future<Output = Result<T, RedisFailure>>) -> Result<T, RedisFailure> {
-    timeout_at(deadline, work).await.unwrap_or(Err(RedisFailure::TooSlow))
 }
 
 impl fmt::Debug for SharedSource {
@@ -266,16 +317,30 @@ impl fmt::Debug for SharedSource {
 }
 
 /// Settings of a [`SharedSource`].
-#[derive(Debug)]
 #[must_use]
 pub struct SharedSourceBuilder {
     endpoint: TokenEndpoint,
-    redis_url: SecretString,
+    redis: Redis,
     prefix: String,
-    time_limit: Duration,
+    time_limit: Option<Duration>,
+}
+
+/// The Redis that the user chose.
+enum Redis {
+    Url(SecretString),
+    Client(Box<(Client, AsyncConnectionConfig)>),
 }
 
 impl SharedSourceBuilder {
+    fn new(endpoint: TokenEndpoint, redis: Redis) -> Self {
+        Self {
+            endpoint,
+            redis,
+            prefix: DEFAULT_PREFIX.to_owned(),
+            time_limit: None,
+        }
+    }
+
     /// The prefix of all keys in Redis. Defaults to `osdatahub-auth`.
     ///
     /// Processes share a token only if they have the same prefix. Projects do not need different ones: they never
@@ -285,12 +350,12 @@ impl SharedSourceBuilder {
         self
     }
 
-    /// The time limit for Redis in one fetch, connecting included; 5 s at most. Defaults to 250 ms.
+    /// The time limit for Redis in one fetch, connecting included; 5 s at most. Defaults to 250 ms, and to 1 s over TLS.
     ///
     /// After that the process asks the token endpoint without Redis. Waiting for another process's fetch does not
     /// count.
     pub fn time_limit(mut self, limit: Duration) -> Self {
-        self.time_limit = limit;
+        self.time_limit = Some(limit);
         self
     }
 
@@ -301,31 +366,43 @@ impl SharedSourceBuilder {
     /// crate [`redis`] has no TLS compiled in. Also if the prefix is empty, or if the time limit is zero or above 5 s.
     /// The time limit and the endpoint's `request_timeout` together may not exceed 30 s, the limit of any fetch.
     pub fn build(self) -> Result<SharedSource, Error> {
-        let url = self.redis_url.expose_secret();
-        // The crate's own error might quote the URL, which may contain a password.
-        let redis = without_client_info(url).and_then(Client::open).map_err(|_| {
-            Error::configuration(if url.starts_with("rediss://") || url.starts_with("valkeys://") {
-                "the redis_url cannot be used: rediss:// needs a TLS feature of the crate redis, such as tokio-rustls-comp"
-            } else {
-                "the redis_url cannot be parsed: it should look like redis://:password@host:6379/0, with special \
-                 characters in the password percent-encoded"
-            })
-        })?;
+        let (redis, config) = match self.redis {
+            Redis::Url(url) => (parse(url.expose_secret())?, AsyncConnectionConfig::new()),
+            Redis::Client(chosen) => (chosen.0.get_connection_info().clone(), chosen.1),
+        };
+        let over_tls = matches!(redis.addr(), ConnectionAddr::TcpTls { .. });
+        let time_limit = self.time_limit.unwrap_or(if over_tls {
+            DEFAULT_TLS_TIME_LIMIT
+        } else {
+            DEFAULT_TIME_LIMIT
+        });
         Error::ensure(!self.prefix.is_empty(), "the prefix of the keys in Redis is empty")?;
         Error::ensure(
-            !self.time_limit.is_zero() && self.time_limit <= MAX_TIME_LIMIT,
+            !time_limit.is_zero() && time_limit <= MAX_TIME_LIMIT,
             "the time_limit for Redis has to be more than zero and 5 s at most",
         )?;
         Error::ensure(
-            self.time_limit + self.endpoint.request_timeout <= MAX_FETCH_TIME,
+            time_limit + self.endpoint.request_timeout <= MAX_FETCH_TIME,
             "the time_limit for Redis and the endpoint's request_timeout must not exceed 30 s in total",
         )?;
         Ok(SharedSource {
             endpoint: self.endpoint,
             redis,
+            // The store has a deadline for each step.
+            config: config.set_connection_timeout(None).set_response_timeout(None),
             prefix: self.prefix,
-            time_limit: self.time_limit,
+            time_limit,
         })
+    }
+}
+
+impl fmt::Debug for SharedSourceBuilder {
+    fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
+        f.debug_struct("SharedSourceBuilder")
+            .field("endpoint", &self.endpoint)
+            .field("prefix", &self.prefix)
+            .field("time_limit", &self.time_limit)
+            .finish_non_exhaustive()
     }
 }
 

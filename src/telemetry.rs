@@ -166,15 +166,46 @@ pub(crate) fn proxy_for_loopback(variable: &'static str) {
     );
 }
 
-/// Events of tokens shared through Redis.
+/// Events and metrics of tokens shared through Redis. A source does not know its project's name, so the metrics have no
+/// label for it.
 #[cfg(feature = "redis")]
 pub(crate) mod sharing {
     use std::fmt::Display;
 
+    use tokio::time::Instant;
     use tracing::{debug, warn};
+
+    use super::{count, time};
+
+    /// The outcome of one fetch.
+    fn fetch(outcome: &'static str) {
+        count("os_token_shared_fetches_total", None, &[("outcome", outcome)]);
+    }
 
     pub(crate) fn adopted() {
         debug!("access token adopted from another process");
+        fetch("adopted");
+    }
+
+    pub(crate) fn fetched() {
+        fetch("fetched");
+    }
+
+    /// A fetch without the lock, because another process has held it for too long.
+    pub(crate) fn outwaited() {
+        debug!("another process holds the lock for an access token, but has not supplied one");
+        bypass("lease_outwaited");
+    }
+
+    /// A fetch without Redis.
+    pub(crate) fn bypassed(step: &'static str, label: &'static str, reason: impl Display) {
+        warn!(step, %reason, "no access token from Redis: asking the token endpoint");
+        bypass(label);
+    }
+
+    fn bypass(reason: &'static str) {
+        let labels = [("outcome", "bypassed"), ("reason", reason)];
+        count("os_token_shared_fetches_total", None, &labels);
     }
 
     pub(crate) fn entry_damaged() {
@@ -185,19 +216,34 @@ pub(crate) mod sharing {
         warn!("Redis's clock has jumped back, so its access token is not used: synchronise the clocks of its servers");
     }
 
-    pub(crate) fn lease_outwaited() {
-        debug!("another process holds the lock for an access token, but has not supplied one");
+    pub(crate) fn lease_lost(reason: impl Display) {
+        debug!(%reason, "the lease for an access token could not be renewed: another process may fetch as well");
     }
 
-    pub(crate) fn bypassed(reason: impl Display) {
-        warn!(%reason, "no access token from Redis: asking the token endpoint");
-    }
-
-    pub(crate) fn released(shares: bool, result: Result<(), impl Display>) {
+    pub(crate) fn released(shares: bool, result: Result<(), (&'static str, impl Display)>) {
         match result {
-            Ok(()) => debug!(shares, "lock handed back to Redis"),
-            Err(reason) if shares => warn!(%reason, "the new access token could not be shared through Redis"),
-            Err(reason) => debug!(%reason, "a lock could not be handed back to Redis"),
+            Ok(()) => debug!(shares, "lock of an access token released"),
+            Err((step, reason)) if shares => {
+                warn!(step, %reason, "the new access token could not be shared through Redis");
+            }
+            Err((step, reason)) => debug!(step, %reason, "the lock of an access token could not be released"),
+        }
+    }
+
+    /// A timer for a wait for another process's lease. It records on drop, whatever ends the wait.
+    pub(crate) struct LeaseWait {
+        pub(crate) since: Instant,
+    }
+
+    impl LeaseWait {
+        pub(crate) fn start() -> Self {
+            Self { since: Instant::now() }
+        }
+    }
+
+    impl Drop for LeaseWait {
+        fn drop(&mut self) {
+            time("os_token_lease_wait_seconds", None, &[], self.since.elapsed());
         }
     }
 }

@@ -57,7 +57,7 @@ fn broken_connection(error: &(dyn StdError + 'static), host: &str, connecting: b
     } else {
         format!("the connection to {host} broke off")
     };
-    match causes(error).find_map(Cause::of) {
+    match Cause::in_chain(error) {
         Some(cause) => Error::with_message(cause.kind(), format!("{what}: {}", cause.advice())),
         None if connecting => Error::with_message(
             ErrorKind::Unavailable,
@@ -78,8 +78,9 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     })
 }
 
+/// Why there is no connection.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
-enum Cause {
+pub(crate) enum Cause {
     NameLookup,
     Refused,
     NoRoute,
@@ -102,7 +103,9 @@ const PROXY_CONNECTION_BROKE: &str = "tunnel error: io error establishing tunnel
 
 /// Texts by their beginnings, which no server chooses. The types behind them are private, or belong to a crate that is
 /// not part of every build. If a text changes, its cause is not found, and the message gets more general.
-const TEXTS: [(&str, Cause); 11] = [
+const TEXTS: [(&str, Cause); 12] = [
+    // std
+    ("failed to lookup address information", Cause::NameLookup),
     // hyper-util and hyper
     ("dns error", Cause::NameLookup),
     ("tunnel error: proxy authorization required", Cause::ProxyAuthentication),
@@ -138,6 +141,11 @@ const CERTIFICATE_TEXTS: [(&str, Cause); 13] = [
 ];
 
 impl Cause {
+    /// The cause that the error, or one of its sources, tells of.
+    pub(crate) fn in_chain(error: &(dyn StdError + 'static)) -> Option<Self> {
+        causes(error).find_map(Self::of)
+    }
+
     fn of(error: &(dyn StdError + 'static)) -> Option<Self> {
         let text = error.to_string();
         let find = |texts: &[(&str, Self)], text: &str| {
@@ -175,7 +183,7 @@ impl Cause {
         }
     }
 
-    fn advice(self) -> &'static str {
+    pub(crate) fn advice(self) -> &'static str {
         match self {
             Self::NameLookup => "its name lookup failed",
             Self::Refused => "connection refused",

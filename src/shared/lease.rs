@@ -1,15 +1,15 @@
 //! The lease: the right of one process to fetch a token for all.
 
 use std::future::{Future, pending};
-use std::{mem, panic::AssertUnwindSafe, time::Duration};
+use std::{mem, time::Duration};
 
-use futures_util::FutureExt;
 use tokio::runtime::Handle;
-use tokio::time::{sleep, timeout};
+use tokio::time::{Instant, sleep};
 use tracing::{Instrument, Span};
 
+use super::failure::{Reason, RedisFailure};
 use super::seal::Seal;
-use super::store::{Lookup, RedisFailure, Store};
+use super::store::{Lookup, Store};
 use crate::{clock::Moment, telemetry, token::AccessToken};
 
 /// The time for which a lock is taken. Short, because the lock of a process that has died holds up the others until it
@@ -48,9 +48,9 @@ impl Lease {
     }
 
     /// Looks up an entry, or else tries the lock. Returns Redis's clock as well.
-    pub(super) async fn acquire(&mut self) -> Result<(Lookup, Duration), RedisFailure> {
+    pub(super) async fn acquire(&mut self, deadline: Instant) -> Result<(Lookup, Duration), RedisFailure> {
         self.may_hold_lock = true;
-        let (lookup, redis_now) = self.store.acquire(&self.known, LEASE_TTL).await?;
+        let (lookup, redis_now) = self.store.acquire(&self.known, LEASE_TTL, deadline).await?;
         self.may_hold_lock = matches!(lookup, Lookup::Acquired);
         self.clocks = Some((redis_now, Moment::now()));
         Ok((lookup, redis_now))
@@ -65,13 +65,19 @@ impl Lease {
     pub(super) async fn keep_during<T>(&mut self, fetch: impl Future<Output = T>) -> T {
         let renewals = async {
             let mut failures = 0;
-            while self.may_hold_lock && failures < 2 {
+            while self.may_hold_lock {
                 sleep(RENEWAL_INTERVAL).await;
-                // A panic of the crate redis must not make the fetch fail.
-                let renewal = AssertUnwindSafe(self.store.renew(LEASE_TTL)).catch_unwind();
-                match timeout(self.time_limit, renewal).await {
-                    Ok(Ok(Ok(still_ours))) => (self.may_hold_lock, failures) = (still_ours, 0),
-                    _ => failures += 1,
+                match self.store.renew(LEASE_TTL, Instant::now() + self.time_limit).await {
+                    Ok(true) => failures = 0,
+                    Ok(false) => {
+                        self.may_hold_lock = false;
+                        telemetry::sharing::lease_lost("another process has the lock");
+                    }
+                    Err(_) if failures == 0 => failures = 1,
+                    Err(failure) => {
+                        telemetry::sharing::lease_lost(failure.reason);
+                        break;
+                    }
                 }
             }
             pending().await
@@ -104,12 +110,15 @@ impl Drop for Lease {
         let (mut store, known) = (self.store.clone(), mem::take(&mut self.known));
         let limit = self.time_limit;
         let release = async move {
-            let mut released = timeout(limit, store.release(&known, new.as_ref())).await;
+            let mut released = store.release(&known, new.as_ref(), Instant::now() + limit).await;
             // If one message is lost, the other processes would wait for the lease to expire.
-            if released.is_err() {
-                released = timeout(limit, store.release(&known, new.as_ref())).await;
+            if matches!(&released, Err(failure) if matches!(failure.reason, Reason::TooSlow)) {
+                released = store.release(&known, new.as_ref(), Instant::now() + limit).await;
             }
-            telemetry::sharing::released(new.is_some(), released.unwrap_or(Err(RedisFailure::TooSlow)));
+            telemetry::sharing::released(
+                new.is_some(),
+                released.map_err(|failure| (failure.step.name(), failure.reason)),
+            );
         };
         runtime.spawn(release.instrument(Span::current()));
     }

@@ -1,12 +1,15 @@
 //! The connection to Redis for one fetch, and its three scripts. Each script is one atomic step.
 
-use std::time::Duration;
+use std::{panic::AssertUnwindSafe, time::Duration};
 
 use chacha20poly1305::{XNonce, aead::Generate};
-use redis::{
-    AsyncConnectionConfig, Client, ErrorKind, FromRedisValue, RedisError, ToRedisArgs, aio::MultiplexedConnection,
-};
+use futures_util::FutureExt;
+use redis::aio::MultiplexedConnection;
+use redis::{AsyncConnectionConfig, Client, Cmd, ConnectionInfo, FromRedisValue, RedisResult, ToRedisArgs};
+use tokio::time::{Instant, timeout_at};
 
+use super::failure::{Reason, RedisFailure, Step};
+use super::redirection::Redirection;
 use super::seal::millis;
 
 /// Far above any token that fits into a request's header.
@@ -15,44 +18,6 @@ const MAX_ENTRY_BYTES: usize = 64 * 1024;
 const ACQUIRE: &str = include_str!("acquire.lua");
 const RENEW: &str = include_str!("renew.lua");
 const RELEASE: &str = include_str!("release.lua");
-
-/// The reason why Redis did not help. It repeats nothing that Redis sent, except for a word that has the form of
-/// an error code.
-#[derive(Debug, thiserror::Error)]
-pub(super) enum RedisFailure {
-    #[error("Redis did not answer within the time_limit")]
-    TooSlow,
-    #[error("Redis does not accept the user or the password of the redis_url")]
-    Unauthorised,
-    #[error("Redis answered {0}")]
-    Refused(String),
-    #[error("no connection to Redis: {0}")]
-    Unreachable(RedisError),
-    #[error("Redis sent no answer that can be understood ({0:?})")]
-    Malformed(ErrorKind),
-    #[error("Redis answers with one entry after another that is of no use")]
-    UselessEntries,
-    #[error("the system has no random numbers")]
-    NoRandomness,
-    #[error("the crate redis panicked: see its panic message")]
-    Panicked,
-}
-
-impl From<RedisError> for RedisFailure {
-    fn from(error: RedisError) -> Self {
-        match (error.kind(), error.code()) {
-            (ErrorKind::AuthenticationFailed, _) => Self::Unauthorised,
-            (ErrorKind::Io, _) => Self::Unreachable(error),
-            (_, Some(code)) if is_code(code) => Self::Refused(code.to_owned()),
-            (kind, _) => Self::Malformed(kind),
-        }
-    }
-}
-
-/// Whether it has the form of `OOM` or `READONLY`, and so cannot be a secret.
-fn is_code(text: &str) -> bool {
-    text.len() <= 16 && text.bytes().all(|byte| byte.is_ascii_uppercase())
-}
 
 /// The result of looking up the entry and trying the lock.
 #[derive(Debug)]
@@ -71,7 +36,9 @@ pub(super) enum Lookup {
 /// that owned it may have shut down. Each process would pay for that with a POST.
 #[derive(Clone)]
 pub(super) struct Store {
-    client: Client,
+    /// The server that the user named, or the node of its cluster that has the keys.
+    node: ConnectionInfo,
+    config: AsyncConnectionConfig,
     /// `None` before the first use, and after a script that failed or was cut off. A server may still be sending on
     /// that connection, without end.
     connection: Option<MultiplexedConnection>,
@@ -83,13 +50,14 @@ pub(super) struct Store {
 }
 
 impl Store {
-    pub(super) fn new(client: &Client, name: &str) -> Result<Self, RedisFailure> {
+    pub(super) fn new(node: &ConnectionInfo, config: &AsyncConnectionConfig, name: &str) -> Result<Self, RedisFailure> {
         Ok(Self {
-            client: client.clone(),
+            node: node.clone(),
+            config: config.clone(),
             connection: None,
             entry_key: format!("{name}:token"),
             lock_key: format!("{name}:lock"),
-            owner: XNonce::try_generate().map_err(|_| RedisFailure::NoRandomness)?,
+            owner: XNonce::try_generate().map_err(|_| RedisFailure::new(Step::Acquire, Reason::NoRandomness))?,
         })
     }
 
@@ -99,9 +67,11 @@ impl Store {
         &mut self,
         known: &[u8],
         lease_ttl: Duration,
+        deadline: Instant,
     ) -> Result<(Lookup, Duration), RedisFailure> {
+        let args = (known, millis(lease_ttl), MAX_ENTRY_BYTES);
         let (now, taken, entry, time_to_live): (u64, bool, Option<Vec<u8>>, i64) =
-            self.run(ACQUIRE, (known, millis(lease_ttl), MAX_ENTRY_BYTES)).await?;
+            self.run(Step::Acquire, ACQUIRE, args, deadline).await?;
         let lookup = match entry {
             Some(entry) => Lookup::Hit {
                 entry,
@@ -115,8 +85,8 @@ impl Store {
     }
 
     /// Renews the lease. False if the lock is not ours any more.
-    pub(super) async fn renew(&mut self, lease_ttl: Duration) -> Result<bool, RedisFailure> {
-        self.run(RENEW, millis(lease_ttl)).await
+    pub(super) async fn renew(&mut self, lease_ttl: Duration, deadline: Instant) -> Result<bool, RedisFailure> {
+        self.run(Step::Renew, RENEW, millis(lease_ttl), deadline).await
     }
 
     /// Writes a new entry, if there is one, which expires at this time of Redis's clock. Then releases the lock.
@@ -124,45 +94,81 @@ impl Store {
         &mut self,
         known: &[u8],
         new: Option<&(Vec<u8>, Duration)>,
+        deadline: Instant,
     ) -> Result<(), RedisFailure> {
-        let (entry, expires_at) = new.map_or((&[][..], Duration::ZERO), |(entry, at)| (entry, *at));
-        self.run(RELEASE, (known, entry, millis(expires_at))).await
+        let (step, entry, expires_at) = match new {
+            Some((entry, expires_at)) => (Step::Publish, &entry[..], *expires_at),
+            None => (Step::Release, &[][..], Duration::ZERO),
+        };
+        let args = (known, entry, millis(expires_at));
+        self.run(step, RELEASE, args, deadline).await
     }
 
-    /// Runs a script, and repeats it once over a new connection if the connection broke. Each script may run twice: an
-    /// owner recognises its own lock.
+    /// Runs a script before the deadline, connecting included.
     ///
     /// Sends the script's text each time. Refreshes are rare, and a cache of scripts may be empty.
-    async fn run<T: FromRedisValue>(&mut self, script: &str, args: impl ToRedisArgs) -> Result<T, RedisFailure> {
+    async fn run<T: FromRedisValue>(
+        &mut self,
+        step: Step,
+        script: &str,
+        args: impl ToRedisArgs,
+        deadline: Instant,
+    ) -> Result<T, RedisFailure> {
         let mut command = redis::cmd("EVAL");
         command.arg(script).arg(2).arg(&self.entry_key).arg(&self.lock_key);
         command.arg(&self.owner[..]).arg(args);
-        let mut repeated = false;
+        let mut reached = Step::Connect;
+        // The crate redis may panic, above all because of its TLS set-up. Redis must not make a fetch fail.
+        let exchange = AssertUnwindSafe(self.exchange(&command, step, &mut reached)).catch_unwind();
+        let result = match timeout_at(deadline, exchange).await {
+            Ok(Ok(result)) => result.map_err(Reason::from),
+            Ok(Err(_panic)) => Err(Reason::Panicked),
+            Err(_) => Err(Reason::TooSlow),
+        };
+        result.map_err(|reason| RedisFailure::new(reached, reason))
+    }
+
+    /// Sends a command. Repeats it once over a new connection if the connection broke, and follows one `MOVED` and one
+    /// `ASK` of a cluster. Each script may run twice: an owner recognises its own lock.
+    async fn exchange<T: FromRedisValue>(&mut self, command: &Cmd, step: Step, reached: &mut Step) -> RedisResult<T> {
+        let (mut reconnected, mut moved) = (false, false);
         loop {
-            // Taken, so that it is dropped if the script fails or this future is.
+            *reached = Step::Connect;
+            // Taken, so that it is dropped if the command fails or this future is.
             let mut connection = match self.connection.take() {
                 Some(connection) => connection,
-                None => self.connect().await?,
+                None => connect(&self.node, &self.config).await?,
             };
-            match command.query_async(&mut connection).await {
+            *reached = step;
+            let error = match command.query_async(&mut connection).await {
                 Ok(reply) => {
                     self.connection = Some(connection);
                     return Ok(reply);
                 }
-                Err(error) if error.is_io_error() && !repeated => repeated = true,
-                Err(error) => return Err(error.into()),
+                Err(error) => error,
+            };
+            match Redirection::of(&error, &self.node) {
+                Some(Redirection::Moved(node)) if !moved => {
+                    moved = true;
+                    self.node = node;
+                }
+                // For this command alone, so the connection to the first node stays.
+                Some(Redirection::Ask(node)) => {
+                    self.connection = Some(connection);
+                    *reached = Step::Connect;
+                    let mut connection = connect(&node, &self.config).await?;
+                    *reached = step;
+                    redis::cmd("ASKING").exec_async(&mut connection).await?;
+                    return command.query_async(&mut connection).await;
+                }
+                _ if error.is_io_error() && !reconnected => reconnected = true,
+                _ => return Err(error),
             }
         }
     }
+}
 
-    async fn connect(&self) -> Result<MultiplexedConnection, RedisFailure> {
-        // The caller has a time limit for all of it.
-        let config = AsyncConnectionConfig::new()
-            .set_connection_timeout(None)
-            .set_response_timeout(None);
-        Ok(self
-            .client
-            .get_multiplexed_async_connection_with_config(&config)
-            .await?)
-    }
+async fn connect(node: &ConnectionInfo, config: &AsyncConnectionConfig) -> RedisResult<MultiplexedConnection> {
+    let client = Client::open(node.clone())?;
+    client.get_multiplexed_async_connection_with_config(config).await
 }

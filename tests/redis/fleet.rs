@@ -21,7 +21,7 @@ use tokio::{task::JoinSet, time::sleep};
 
 const NODES: usize = 50;
 /// Lifetime of the tokens. One turns stale between 3.0 and 3.4 s, and unusable at 3.6 s.
-const LIFETIME: Duration = secs(4);
+pub(crate) const LIFETIME: Duration = secs(4);
 /// Minimum gap between the token requests of two lifetimes. Lower than 3.0 s, to leave room for a slow machine.
 const MIN_GAP: Duration = millis(2_500);
 
@@ -76,12 +76,12 @@ async fn node() {
     println!("\nFLEET served={served} errors={} {:?}", errors.len(), errors.first());
 }
 
-struct Fleet {
-    hub: Arc<FakeDataHub>,
-    redis: RedisServer,
+pub(crate) struct Fleet {
+    pub(crate) hub: Arc<FakeDataHub>,
+    pub(crate) redis: RedisServer,
     nodes: Vec<(Child, ChildStdin)>,
     /// Time of each token request, polled every 10 ms.
-    posts: Arc<Mutex<Vec<Instant>>>,
+    pub(crate) posts: Arc<Mutex<Vec<Instant>>>,
     _recorder: JoinSet<()>,
 }
 
@@ -89,11 +89,23 @@ impl Fleet {
     /// Starts the hub, Redis and the nodes. `clock` returns the hours by which a node's wall clock is fast, or
     /// `None` if it is right.
     async fn start(nodes: usize, response_delay: Duration, clock: fn(usize) -> Option<i32>) -> Self {
+        let redis = RedisServer::start().await;
+        let url = redis.url();
+        Self::start_at(redis, &url, nodes, response_delay, clock).await
+    }
+
+    /// The same with this Redis, which the nodes reach at this URL.
+    pub(crate) async fn start_at(
+        redis: RedisServer,
+        url: &str,
+        nodes: usize,
+        response_delay: Duration,
+        clock: fn(usize) -> Option<i32>,
+    ) -> Self {
         let hub = Arc::new(FakeDataHub::start().await.unwrap());
         hub.set_credentials("CanaryKey", "CanarySecret");
         hub.set_lifetime(LIFETIME);
         hub.set_delay(response_delay);
-        let redis = RedisServer::start().await;
         let posts = Arc::new(Mutex::new(Vec::new()));
         let mut recorder = JoinSet::new();
         recorder.spawn({
@@ -106,7 +118,7 @@ impl Fleet {
                 }
             }
         });
-        let nodes = (0..nodes).map(|node| launch(&hub, &redis, node, clock(node))).collect();
+        let nodes = (0..nodes).map(|node| launch(&hub, url, node, clock(node))).collect();
         Self {
             hub,
             redis,
@@ -116,7 +128,7 @@ impl Fleet {
         }
     }
 
-    async fn wait_for_posts(&self, number: usize) {
+    pub(crate) async fn wait_for_posts(&self, number: usize) {
         let reached = async || (self.hub.token_posts() >= number).then_some(());
         eventually(&format!("the hub has received {number} token requests"), reached).await;
     }
@@ -145,7 +157,7 @@ impl Fleet {
     }
 
     /// Stops all processes and returns the number of requests that succeeded. Asserts that none failed.
-    fn stop(mut self) -> usize {
+    pub(crate) fn stop(mut self) -> usize {
         let mut served = 0;
         let nodes: Vec<_> = self
             .nodes
@@ -181,7 +193,7 @@ impl Drop for Fleet {
     }
 }
 
-fn launch(hub: &FakeDataHub, redis: &RedisServer, node: usize, hours_ahead: Option<i32>) -> (Child, ChildStdin) {
+fn launch(hub: &FakeDataHub, redis: &str, node: usize, hours_ahead: Option<i32>) -> (Child, ChildStdin) {
     let test_binary = env::current_exe().unwrap();
     let mut command = if let Some(hours) = hours_ahead {
         let mut command = Command::new("faketime");
@@ -195,7 +207,7 @@ fn launch(hub: &FakeDataHub, redis: &RedisServer, node: usize, hours_ahead: Opti
     let mut child = command
         .args(["fleet::node", "--exact", "--ignored", "--nocapture"])
         .env("FLEET_HUB", hub.origin().as_str())
-        .env("FLEET_REDIS", redis.url())
+        .env("FLEET_REDIS", redis)
         .env("FLEET_NODE", format!("node-{node}"))
         .env("FLEET_KEY", "CanaryKey")
         .env("FLEET_SECRET", "CanarySecret")
@@ -208,7 +220,7 @@ fn launch(hub: &FakeDataHub, redis: &RedisServer, node: usize, hours_ahead: Opti
     (child, input)
 }
 
-fn correct_clock(_node: usize) -> Option<i32> {
+pub(crate) fn correct_clock(_node: usize) -> Option<i32> {
     None
 }
 

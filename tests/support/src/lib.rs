@@ -18,6 +18,6 @@ mod tls;
 pub use log_capture::LogCapture;
 pub use metrics_capture::MetricsCapture;
 pub use raw::{RawServer, http_2_goaway, http_response};
-pub use redis_server::{RedisServer, send_signal};
+pub use redis_server::{Program, RedisCluster, RedisServer, send_signal};
 pub use source::{Fetch, KINDS, LIFETIME, Outcome, Source, eventually, millis, secs};
 pub use tls::{Authority, TlsServer, Validity};

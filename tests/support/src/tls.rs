@@ -2,7 +2,7 @@
 
 use std::{net::SocketAddr, sync::Arc, time::Duration};
 
-use rcgen::{BasicConstraints, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
+use rcgen::{BasicConstraints, Certificate, CertificateParams, CertifiedIssuer, DnType, IsCa, KeyPair};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     net::{TcpListener, TcpStream},
@@ -52,6 +52,26 @@ impl Authority {
 
     /// TLS configuration of a server with a certificate for this name, and with these protocols (ALPN).
     pub fn server_config(&self, name: &str, validity: Validity, protocols: &[&str]) -> ServerConfig {
+        let (certificate, key) = self.issue(name, validity);
+        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
+        let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
+        let config = config.unwrap().with_no_client_auth();
+        let mut config = config.with_single_cert(vec![certificate.der().clone()], key).unwrap();
+        config.alpn_protocols = protocols.iter().map(|&protocol| protocol.into()).collect();
+        config
+    }
+
+    pub fn root_pem(&self) -> String {
+        self.0.pem()
+    }
+
+    /// Certificate for this name, which is valid now, and its key: both as PEM.
+    pub fn issue_pem(&self, name: &str) -> (String, String) {
+        let (certificate, key) = self.issue(name, Validity::Now);
+        (certificate.pem(), key.serialize_pem())
+    }
+
+    fn issue(&self, name: &str, validity: Validity) -> (Certificate, KeyPair) {
         let mut params = CertificateParams::new([name.to_owned()]).unwrap();
         let day = Duration::from_secs(86_400);
         let now = std::time::SystemTime::now();
@@ -62,13 +82,7 @@ impl Authority {
         };
         (params.not_before, params.not_after) = (from.into(), to.into());
         let key = KeyPair::generate().unwrap();
-        let certificate = params.signed_by(&key, &self.0).unwrap();
-        let key = PrivateKeyDer::try_from(key.serialize_der()).unwrap();
-        let config = ServerConfig::builder_with_provider(provider()).with_safe_default_protocol_versions();
-        let config = config.unwrap().with_no_client_auth();
-        let mut config = config.with_single_cert(vec![certificate.der().clone()], key).unwrap();
-        config.alpn_protocols = protocols.iter().map(|&protocol| protocol.into()).collect();
-        config
+        (params.signed_by(&key, &self.0).unwrap(), key)
     }
 }
 
