@@ -1,9 +1,17 @@
-//! The parts of the map server, which `main.rs` and the tests put together.
+//! The parts of the map server, which `main.rs` and the tests put together. In reading order:
+//!
+//! - `token.rs` is the token route. `same_origin.rs`, `rate_limit.rs` and `probe.rs` protect it.
+//! - `server.rs` has the state and the routes. `page.rs` has the page, its files and the security headers.
+//! - `listener.rs` opens the port and serves connections.
+//! - `fake_tiles.rs` draws tiles for the fake Data Hub. With OS's own tiles you do not need it.
 
-mod clients;
-mod origin;
-pub mod port;
+pub mod fake_tiles;
+pub mod listener;
+mod page;
+mod probe;
+mod rate_limit;
+mod same_origin;
 mod server;
-pub mod tiles;
+mod token;
 
 pub use server::MapServer;

@@ -8,9 +8,9 @@
 //!
 //! If no token is available, the log on the terminal says why.
 
-use std::{env, error::Error as StdError, net::SocketAddr, process::ExitCode};
+use std::{env, error::Error as StdError, process::ExitCode};
 
-use map_server::{MapServer, port, tiles};
+use map_server::{MapServer, fake_tiles, listener};
 use osdatahub_auth::{BearerAuth, FakeDataHub, ProjectCredentials, TokenManager};
 use reqwest_middleware::ClientBuilder;
 
@@ -43,7 +43,7 @@ async fn run() -> Result<(), Failure> {
         .await;
     }
     let hub = FakeDataHub::start().await?;
-    tiles::serve(&hub);
+    fake_tiles::serve(&hub);
     serve(
         MapServer::of_fake(&hub)?,
         "a fake Data Hub, because no credentials are set",
@@ -52,15 +52,11 @@ async fn run() -> Result<(), Failure> {
 }
 
 async fn serve(server: MapServer, tiles: &str) -> Result<(), Failure> {
-    let listener = port::listen(env::var_os("PORT").as_deref()).await?;
+    let listener = listener::open(env::var_os("PORT").as_deref()).await?;
     println!(
         "Open http://{} for the map. Its tiles come from {tiles}.",
         listener.local_addr()?
     );
     let overlay = env::var("OVERLAY_TILES").unwrap_or_default();
-    let service = server
-        .with_overlay(&overlay)
-        .router()
-        .into_make_service_with_connect_info::<SocketAddr>();
-    Ok(axum::serve(listener, service).await?)
+    Ok(listener::serve(listener, server.with_overlay(&overlay).router()).await?)
 }

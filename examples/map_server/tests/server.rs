@@ -2,7 +2,7 @@
 
 use std::{error::Error, ffi::OsStr, net::SocketAddr, time::Duration};
 
-use map_server::{MapServer, port};
+use map_server::{MapServer, listener};
 use osdatahub_auth::{FakeAnswer, FakeDataHub};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
@@ -19,12 +19,11 @@ impl Server {
     async fn start() -> Self {
         let hub = FakeDataHub::start().await.unwrap();
         let client = hub.client_builder().build().unwrap();
-        let app = MapServer::of_fake(&hub).unwrap().router();
-        let app = app.into_make_service_with_connect_info::<SocketAddr>();
+        let router = MapServer::of_fake(&hub).unwrap().router();
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut task = JoinSet::new();
-        task.spawn(async move { axum::serve(listener, app).await.unwrap() });
+        task.spawn(async move { listener::serve(listener, router).await.unwrap() });
         Self {
             hub,
             client,
@@ -199,16 +198,16 @@ async fn the_page_and_its_files_allow_nothing_that_they_do_not_need() {
 
 #[tokio::test]
 async fn a_port_that_cannot_be_had_is_an_error_that_names_the_setting() {
-    let used_port = port::listen(Some(OsStr::new("0"))).await.unwrap();
+    let used_port = listener::open(Some(OsStr::new("0"))).await.unwrap();
     let used_port = used_port.local_addr().unwrap().port().to_string();
-    let error = port::listen(Some(OsStr::new(&used_port))).await.unwrap_err();
+    let error = listener::open(Some(OsStr::new(&used_port))).await.unwrap_err();
     assert_eq!(
         error.to_string(),
         format!("port {used_port} cannot be opened; the variable PORT chooses another")
     );
     assert!(error.source().is_some(), "the source should be the reason");
     for invalid in ["", "http", "-1", "65536"] {
-        let error = port::listen(Some(OsStr::new(invalid))).await.unwrap_err();
+        let error = listener::open(Some(OsStr::new(invalid))).await.unwrap_err();
         assert_eq!(
             error.to_string(),
             format!("PORT is {invalid:?}, which is no number from 0 to 65535")

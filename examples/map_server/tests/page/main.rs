@@ -17,7 +17,7 @@ use axum::Router;
 use base64::{Engine, engine::general_purpose::STANDARD};
 use browser::Browser;
 use http::{Method, StatusCode, header::AUTHORIZATION};
-use map_server::{MapServer, tiles};
+use map_server::{MapServer, fake_tiles, listener};
 use osdatahub_auth::{FakeAnswer, FakeDataHub};
 use proxy::{Exchange, Proxy};
 use reqwest::Url;
@@ -59,7 +59,7 @@ impl Stage {
         let hub = FakeDataHub::start().await.unwrap();
         hub.set_credentials(KEY, SECRET);
         hub.set_lifetime(lifetime);
-        tiles::serve(&hub);
+        fake_tiles::serve(&hub);
         let mut servers = JoinSet::new();
         // This server would accept the token, if the page sent it.
         let cors = [
@@ -215,11 +215,10 @@ fn leaks(exchange: &Exchange, hub: &Url, tokens: &HashSet<String>) -> bool {
     request.contains("authorization") || tokens.iter().any(|token| request.contains(&token.to_lowercase()))
 }
 
-async fn serve(servers: &mut JoinSet<()>, app: Router) -> SocketAddr {
+async fn serve(servers: &mut JoinSet<()>, router: Router) -> SocketAddr {
     let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
     let address = listener.local_addr().unwrap();
-    let app = app.into_make_service_with_connect_info::<SocketAddr>();
-    servers.spawn(async move { axum::serve(listener, app).await.unwrap() });
+    servers.spawn(async move { listener::serve(listener, router).await.unwrap() });
     address
 }
 
@@ -389,7 +388,7 @@ async fn tiles_that_fail_are_asked_for_again_until_they_come_and_the_others_are_
         "the banner should stay while the tile fails, whatever other tiles do"
     );
 
-    tiles::serve(&stage.hub);
+    fake_tiles::serve(&stage.hub);
     stage.wait_for(holed).await;
     stage.wait_for_banner(false).await;
     let mut asked = HashMap::<_, Vec<_>>::new();
@@ -448,7 +447,7 @@ async fn an_outage_of_all_tiles_shows_a_banner_until_it_is_over_however_the_map_
         if request.path == missing {
             return FakeAnswer::new(404, "");
         }
-        tiles::answer(request)
+        fake_tiles::answer(request)
     });
     stage.wait_for_banner(false).await;
     assert!(stage.tiles().len() < 400, "{} requests for tiles", stage.tiles().len());

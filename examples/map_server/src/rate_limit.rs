@@ -14,11 +14,11 @@ use governor::{
 /// Above this many clients, entries are evicted that have been idle for a minute.
 const EVICT_ABOVE: usize = 10_000;
 
-/// Rate limiter with one quota per client.
+/// Rate limit with one quota per client.
 #[derive(Debug)]
-pub(crate) struct ClientLimiter(DefaultKeyedRateLimiter<IpAddr>);
+pub(crate) struct RateLimit(DefaultKeyedRateLimiter<IpAddr>);
 
-impl ClientLimiter {
+impl RateLimit {
     pub(crate) fn new(per_minute: u32) -> Self {
         let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
         Self(RateLimiter::keyed(Quota::per_minute(per_minute)))
@@ -50,8 +50,8 @@ mod tests {
 
     #[test]
     fn each_ipv4_address_has_its_own_share_and_ipv6_addresses_share_by_network() {
-        let limiter = ClientLimiter::new(1);
-        let admits = |client: &str| limiter.admit(client.parse().unwrap()).is_ok();
+        let rate_limit = RateLimit::new(1);
+        let admits = |client: &str| rate_limit.admit(client.parse().unwrap()).is_ok();
         assert!(admits("::ffff:192.0.2.1"));
         assert!(admits("::ffff:192.0.2.2"), "another client");
         assert!(!admits("192.0.2.1"), "the same one as the first");

@@ -13,7 +13,7 @@ use axum::http::{
 /// instead. If there is an `Origin`, it must be this server's too.
 ///
 /// This does not stop programs such as curl, which can send any header.
-pub(crate) fn is_own(headers: &HeaderMap) -> bool {
+pub(crate) fn is_from_own_page(headers: &HeaderMap) -> bool {
     let same_origin = headers.get("Sec-Fetch-Site").is_some_and(|site| site == "same-origin");
     same_origin
         && headers

@@ -1,15 +1,16 @@
-//! Listener of the server, on a port set by `PORT`.
+//! Listener of the server: the port that it opens, and the connections that it serves.
 
-use std::{ffi::OsStr, fmt, io};
+use std::{ffi::OsStr, fmt, io, net::SocketAddr};
 
+use axum::Router;
 use tokio::net::TcpListener;
 
-/// Listens on 127.0.0.1, on the port that the variable `PORT` sets. Defaults to 3000.
+/// Opens the port on 127.0.0.1 that the variable `PORT` sets. Defaults to 3000.
 ///
 /// # Errors
 ///
 /// If the variable is not a port number, or the port cannot be opened.
-pub async fn listen(port: Option<&OsStr>) -> Result<TcpListener, PortError> {
+pub async fn open(port: Option<&OsStr>) -> Result<TcpListener, PortError> {
     let port = match port {
         None => 3000,
         Some(port) => {
@@ -19,6 +20,15 @@ pub async fn listen(port: Option<&OsStr>) -> Result<TcpListener, PortError> {
     };
     let listener = TcpListener::bind(("127.0.0.1", port)).await;
     listener.map_err(|reason| PortError::NotOpened(port, reason))
+}
+
+/// Serves the router to every client that connects. Handlers find the client's address in `ConnectInfo`.
+///
+/// # Errors
+///
+/// Never: `axum::serve` does not return.
+pub async fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
+    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
 }
 
 /// Error that names the setting, because its message is all that the user sees.
