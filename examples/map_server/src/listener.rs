@@ -1,9 +1,21 @@
 //! Listener of the server: the port that it opens, and the connections that it serves.
 
-use std::{ffi::OsStr, fmt, io, net::SocketAddr};
+use std::{ffi::OsStr, fmt, io, time::Duration};
 
-use axum::Router;
+use axum::{Extension, Router, extract::ConnectInfo, serve::Listener};
+use hyper::server::conn::http1;
+use hyper_util::{
+    rt::{TokioIo, TokioTimer},
+    service::TowerToHyperService,
+};
 use tokio::net::TcpListener;
+
+/// Time limit for a request head, which a browser sends at once.
+///
+/// Without it, clients that send their heads byte by byte could hold any number of connections open (a "slowloris"
+/// attack). An idle connection is closed after the same time. A browser then opens another, and a proxy should close its
+/// idle connections sooner.
+const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
 
 /// Opens the port on 127.0.0.1 that the variable `PORT` sets. Defaults to 3000.
 ///
@@ -22,13 +34,18 @@ pub async fn open(port: Option<&OsStr>) -> Result<TcpListener, PortError> {
     listener.map_err(|reason| PortError::NotOpened(port, reason))
 }
 
-/// Serves the router to every client that connects. Handlers find the client's address in `ConnectInfo`.
+/// Serves the router to every client that connects, until the future is dropped.
 ///
-/// # Errors
-///
-/// Never: `axum::serve` does not return.
-pub async fn serve(listener: TcpListener, router: Router) -> io::Result<()> {
-    axum::serve(listener, router.into_make_service_with_connect_info::<SocketAddr>()).await
+/// It does what `axum::serve` does, which has no time limit for request heads. Handlers find the client's address in
+/// `ConnectInfo`.
+pub async fn serve(mut listener: TcpListener, router: Router) {
+    let mut http = http1::Builder::new();
+    http.timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD_TIMEOUT);
+    loop {
+        let (stream, client) = Listener::accept(&mut listener).await;
+        let router = router.clone().layer(Extension(ConnectInfo(client)));
+        tokio::spawn(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+    }
 }
 
 /// Error that names the setting, because its message is all that the user sees.

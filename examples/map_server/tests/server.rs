@@ -6,7 +6,12 @@ use map_server::{MapServer, listener};
 use osdatahub_auth::{FakeAnswer, FakeDataHub};
 use reqwest::{Client, Method, RequestBuilder, Response};
 use serde_json::Value;
-use tokio::{net::TcpListener, task::JoinSet, time::sleep};
+use tokio::{
+    io::{AsyncReadExt, AsyncWriteExt},
+    net::{TcpListener, TcpStream},
+    task::JoinSet,
+    time::{sleep, timeout},
+};
 
 struct Server {
     hub: FakeDataHub,
@@ -23,7 +28,7 @@ impl Server {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let address = listener.local_addr().unwrap();
         let mut task = JoinSet::new();
-        task.spawn(async move { listener::serve(listener, router).await.unwrap() });
+        task.spawn(listener::serve(listener, router));
         Self {
             hub,
             client,
@@ -97,6 +102,24 @@ async fn whoever_is_no_page_of_this_server_is_refused_and_costs_no_token() {
     let request = server.get("/token").header("Sec-Fetch-Site", "same-origin");
     let response = request.header("Origin", own_origin).send().await.unwrap();
     assert_eq!(response.status(), 200, "a request with both headers should get a token");
+}
+
+#[tokio::test]
+async fn a_connection_whose_request_head_does_not_arrive_in_time_is_closed() {
+    let server = Server::start().await;
+    let connect = || async { TcpStream::connect(server.address).await.unwrap() };
+    let (mut silent, mut slow) = (connect().await, connect().await);
+    let silent_is_closed = silent.read_u8();
+    let slow_is_closed = async {
+        slow.write_all(b"GET / HTTP/1.1\r\nHost: ").await.unwrap();
+        while slow.write_all(b"x").await.is_ok() {
+            sleep(Duration::from_millis(200)).await;
+        }
+    };
+    let closed = async { tokio::join!(silent_is_closed, slow_is_closed) };
+    // The limit is 5 s.
+    let closed = timeout(Duration::from_secs(30), closed).await;
+    closed.expect("the server should close both connections").0.unwrap_err();
 }
 
 #[tokio::test]
