@@ -6,6 +6,8 @@
 //! `PORT` is the port on 127.0.0.1, and defaults to 3000. `OVERLAY_TILES`, such as
 //! `https://tiles.example/{z}/{x}/{y}.png`, adds your own tiles over the map. They are requested without the token.
 //!
+//! To serve other machines, put a proxy in front that terminates TLS and passes `Host` on unchanged.
+//!
 //! If no token is available, the log on the terminal says why.
 
 use std::{env, error::Error as StdError, process::ExitCode};

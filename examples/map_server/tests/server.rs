@@ -46,6 +46,15 @@ impl Server {
         let request = self.get(path).header("Sec-Fetch-Site", "same-origin");
         request.send().await.unwrap()
     }
+
+    /// Sends a request for a token with these headers alone.
+    async fn token_with(&self, headers: &[(&str, &str)]) -> Response {
+        let request = self.get("/token");
+        let request = headers
+            .iter()
+            .fold(request, |request, (name, value)| request.header(*name, *value));
+        request.send().await.unwrap()
+    }
 }
 
 async fn access_token(response: Response) -> String {
@@ -89,19 +98,68 @@ async fn whoever_is_no_page_of_this_server_is_refused_and_costs_no_token() {
         &[("Sec-Fetch-Site", "same-origin"), ("Origin", &lookalike)],
     ];
     for headers in refused {
-        let request = headers.iter().fold(server.get("/token"), |request, (name, value)| {
-            request.header(*name, *value)
-        });
-        let response = request.send().await.unwrap();
+        let response = server.token_with(headers).await;
         assert_eq!(response.status(), 403, "{headers:?}");
         assert_eq!(response.headers()["Cache-Control"], "no-store");
         assert!(!response.headers().contains_key("Access-Control-Allow-Origin"));
         assert_eq!(response.text().await.unwrap(), "");
     }
     assert_eq!(server.hub.token_posts(), 0);
-    let request = server.get("/token").header("Sec-Fetch-Site", "same-origin");
-    let response = request.header("Origin", own_origin).send().await.unwrap();
+    let headers = [("Sec-Fetch-Site", "same-origin"), ("Origin", &*own_origin)];
+    let response = server.token_with(&headers).await;
     assert_eq!(response.status(), 200, "a request with both headers should get a token");
+}
+
+#[tokio::test]
+async fn a_repeated_origin_or_sec_fetch_site_is_refused() {
+    let server = Server::start().await;
+    let own_origin = format!("http://{}", server.address);
+    let refused: [&[(&str, &str)]; 6] = [
+        &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "cross-site")],
+        &[("Sec-Fetch-Site", "cross-site"), ("Sec-Fetch-Site", "same-origin")],
+        &[("Sec-Fetch-Site", "same-origin"), ("Sec-Fetch-Site", "same-origin")],
+        &[
+            ("Sec-Fetch-Site", "same-origin"),
+            ("Origin", &own_origin),
+            ("Origin", "https://map.example"),
+        ],
+        &[
+            ("Sec-Fetch-Site", "same-origin"),
+            ("Origin", "https://map.example"),
+            ("Origin", &own_origin),
+        ],
+        &[
+            ("Sec-Fetch-Site", "same-origin"),
+            ("Origin", &own_origin),
+            ("Origin", &own_origin),
+        ],
+    ];
+    for headers in refused {
+        assert_eq!(server.token_with(headers).await.status(), 403, "{headers:?}");
+    }
+    assert_eq!(server.hub.token_posts(), 0);
+}
+
+#[tokio::test]
+async fn an_origin_with_another_scheme_is_refused_even_behind_a_tls_proxy() {
+    let server = Server::start().await;
+    let loopback = server.address.to_string();
+    let localhost = format!("localhost:{}", server.address.port());
+    // A TLS proxy leaves the host as it is, and the server does not see that the browser used https.
+    for (host, scheme, status) in [
+        ("map.example", "https", 200),
+        ("map.example", "http", 403),
+        ("map.example:8443", "https", 200),
+        ("map.example:8443", "http", 403),
+        (&loopback, "http", 200),
+        (&loopback, "https", 403),
+        (&localhost, "http", 200),
+        (&localhost, "https", 403),
+    ] {
+        let origin = format!("{scheme}://{host}");
+        let headers = [("Sec-Fetch-Site", "same-origin"), ("Host", host), ("Origin", &origin)];
+        assert_eq!(server.token_with(&headers).await.status(), status, "{origin}");
+    }
 }
 
 #[tokio::test]
