@@ -1,6 +1,6 @@
 //! Probe of the API: the server's own check, after a page reported that the API refused its token.
 
-use std::time::Duration;
+use std::{sync::Arc, time::Duration};
 
 use reqwest_middleware::ClientWithMiddleware;
 use tokio::{
@@ -8,8 +8,11 @@ use tokio::{
     time::{Instant, timeout},
 };
 
-/// Minimum time between two probes, however many pages report a refused token.
-const INTERVAL: Duration = Duration::from_secs(2);
+/// Minimum time between two probes, however many clients report a refused token.
+///
+/// Anyone can send such a report, and OS allows a project in development mode 50 requests a minute. So reports cost 6
+/// probes a minute at most.
+const INTERVAL: Duration = Duration::from_secs(10);
 
 /// Time limit of a probe, because a page waits for its token meanwhile.
 const TIMEOUT: Duration = Duration::from_secs(5);
@@ -35,16 +38,20 @@ impl Probe {
         }
     }
 
-    /// Probes the API with one request, unless the last probe was a moment ago.
+    /// Probes the API, or waits for the probe under way. Does nothing if the last probe was less than 10 s ago.
     ///
-    /// The server does not rely on what a page says. If the API refuses the probe too, `BearerAuth` replaces the
-    /// token.
-    pub(crate) async fn run(&self) {
-        let mut last = self.last.lock().await;
-        if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
-            // The result does not matter: the caller then hands out the current token, replaced or not.
-            let _ = timeout(TIMEOUT, self.os.get(&self.url).send()).await;
-            *last = Some(Instant::now());
-        }
+    /// The result does not matter: if the API refuses the token, `BearerAuth` replaces it. So a report alone never
+    /// replaces a token. The library replaces at most 6 a minute, even if the API refuses every token.
+    pub(crate) async fn run(self: &Arc<Self>) {
+        let probe = Arc::clone(self);
+        // In its own task, because a client that hangs up must not cancel the probe for everyone.
+        let task = tokio::spawn(async move {
+            let mut last = probe.last.lock().await;
+            if last.is_none_or(|last| last.elapsed() >= INTERVAL) {
+                *last = Some(Instant::now());
+                let _ = timeout(TIMEOUT, probe.os.get(&probe.url).send()).await;
+            }
+        });
+        let _ = task.await;
     }
 }

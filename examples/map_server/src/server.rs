@@ -17,7 +17,7 @@ const TOKENS_PER_MINUTE: u32 = 30;
 pub struct MapServer {
     pub(crate) tokens: TokenManager,
     pub(crate) rate_limit: RateLimit,
-    pub(crate) probe: Probe,
+    pub(crate) probe: Arc<Probe>,
     /// Origin of the tiles, and the only one that the page may send the token to.
     pub(crate) api: String,
     /// URL template of overlay tiles, with `{z}/{x}/{y}`; they get no token. Empty for no overlay.
@@ -32,7 +32,7 @@ impl MapServer {
         Self {
             tokens,
             rate_limit: RateLimit::new(TOKENS_PER_MINUTE),
-            probe: Probe::new(os, &api),
+            probe: Arc::new(Probe::new(os, &api)),
             api,
             overlay: String::new(),
         }
