@@ -1,12 +1,12 @@
 // Retry of failed tiles, with exponential backoff and jitter. MapLibre itself does not retry them. A new token or a
-// network that is back triggers a retry at once.
+// network that is up again triggers a retry at once.
 //
 // All times are in milliseconds.
 
 // The first backoff, doubled after each retry up to the maximum.
 const FIRST_BACKOFF = 2_000;
 const MAX_BACKOFF = 60_000;
-// Delay that collects tiles which failed at about the same time into one retry.
+// Delay before a retry that is due at once, so that tiles that fail together are retried together.
 const BATCH_DELAY = 100;
 
 export class FailedTiles extends EventTarget {
@@ -61,7 +61,7 @@ export class FailedTiles extends EventTarget {
         // Only the failed tiles: a good tile would be lost if its refresh failed.
         this.#map.refreshTiles(this.#source, tiles.map(({ tileID }) => tileID.canonical));
         for (const tile of tiles) {
-            tile.state = "loading"; // MapLibre draws a tile that it refreshes, but a failed one has no image.
+            tile.state = "loading"; // MapLibre draws a tile while it refreshes it, but a failed tile has no image.
             this.#tiles.set(tile, true);
         }
     }

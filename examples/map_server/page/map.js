@@ -1,4 +1,4 @@
-// Map of the page, and a banner that is shown while the map cannot be refreshed.
+// The map, and a banner that is shown while the map cannot be refreshed.
 
 import { Map as MapView, NavigationControl, AttributionControl } from "/maplibre/maplibre-gl.mjs";
 import { FailedTiles } from "/failed.js";
@@ -13,7 +13,7 @@ const banner = document.getElementById("banner");
 const { tiles, overlay } = container.dataset;
 const tokens = new Tokens("/token");
 
-// The token is sent to the origin of the API only. Origins are compared as parsed, so that no other server gets it.
+// The token is sent to the API's origin only. Parsed origins are compared, so that no lookalike host passes.
 const api = new URL(tiles).origin;
 const isForApi = (url) => new URL(url, location.href).origin === api;
 
@@ -35,7 +35,7 @@ tokens.addEventListener("change", updateBanner);
 // Without a token the map has no tiles to show.
 await tokens.usable();
 
-// Token of each tile request by URL, to know which token a 401 refuses.
+// The token of each tile request, by URL. A 401 refuses that token, which may no longer be the current one.
 const sentWith = new Map();
 
 const map = new MapView({

@@ -4,8 +4,8 @@ use osdatahub_auth::{FakeAnswer, FakeDataHub, ReceivedRequest};
 
 const SIZE: u16 = 256;
 
-/// Colours of the sea, low land, high land, contour lines, the grid and the text. A test recognises a tile by the
-/// last.
+/// Colours of the sea, low land, high land, contour lines, the grid and the text. A test recognises tiles by the
+/// colour of their text.
 const PALETTE: [[u8; 3]; 6] = [
     [0xcf, 0xe3, 0xee],
     [0xf4, 0xf5, 0xe9],

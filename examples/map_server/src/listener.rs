@@ -60,8 +60,8 @@ pub enum PortError {
 impl fmt::Display for PortError {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         match self {
-            Self::InvalidPort(port) => write!(f, "PORT is {port:?}, which is no number from 0 to 65535"),
-            Self::NotOpened(port, _) => write!(f, "port {port} cannot be opened; the variable PORT chooses another"),
+            Self::InvalidPort(port) => write!(f, "PORT is {port:?}, but it must be a number from 0 to 65535"),
+            Self::NotOpened(port, _) => write!(f, "port {port} cannot be opened; set PORT to use another"),
         }
     }
 }

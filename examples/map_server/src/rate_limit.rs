@@ -1,4 +1,4 @@
-//! Rate limit per client for the token route.
+//! Rate limit of the token route, per client.
 
 use std::{
     net::{IpAddr, Ipv6Addr},
@@ -11,10 +11,10 @@ use governor::{
     clock::{Clock, DefaultClock},
 };
 
-/// Above this many clients, entries are evicted that have been idle for a minute.
+/// Above this number of clients, those that have been idle for a minute are evicted.
 const EVICT_ABOVE: usize = 10_000;
 
-/// Rate limit with one quota per client.
+/// Rate limit with a quota for each client.
 #[derive(Debug)]
 pub(crate) struct RateLimit(DefaultKeyedRateLimiter<IpAddr>);
 
@@ -24,7 +24,7 @@ impl RateLimit {
         Self(RateLimiter::keyed(Quota::per_minute(per_minute)))
     }
 
-    /// Counts a request of this client. Over the quota, the error is how long to wait.
+    /// Counts a request from this client. Over the quota, the error is how long to wait.
     pub(crate) fn admit(&self, client: IpAddr) -> Result<(), Duration> {
         if self.0.len() > EVICT_ABOVE {
             self.0.retain_recent();
@@ -34,7 +34,7 @@ impl RateLimit {
     }
 }
 
-/// Key of a client: its IPv4 address, or its IPv6 network of 64 bits.
+/// Key of a client: its IPv4 address or its IPv6 /64 network.
 ///
 /// An IPv6 client can choose among 2⁶⁴ addresses. A dual-stack socket reports an IPv4 client as `::ffff:192.0.2.1`.
 fn network(client: IpAddr) -> IpAddr {
@@ -49,7 +49,7 @@ mod tests {
     use super::*;
 
     #[test]
-    fn each_ipv4_address_has_its_own_share_and_ipv6_addresses_share_by_network() {
+    fn each_ipv4_address_and_each_ipv6_network_has_its_own_quota() {
         let rate_limit = RateLimit::new(1);
         let admits = |client: &str| rate_limit.admit(client.parse().unwrap()).is_ok();
         assert!(admits("::ffff:192.0.2.1"));

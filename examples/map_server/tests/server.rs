@@ -1,4 +1,4 @@
-//! The token route: its same-origin check, rate limit and responses.
+//! The server: the checks and responses of its token route, its connections, and its port.
 
 use std::{
     error::Error,
@@ -83,7 +83,7 @@ async fn access_token(response: Response) -> String {
 }
 
 #[tokio::test]
-async fn a_page_of_this_server_gets_a_token_that_no_cache_keeps() {
+async fn a_page_of_this_server_gets_a_token_that_no_cache_may_keep() {
     let server = Server::start().await;
     let response = server.token("/token").await;
     assert_eq!(response.status(), 200);
@@ -97,7 +97,7 @@ async fn a_page_of_this_server_gets_a_token_that_no_cache_keeps() {
 }
 
 #[tokio::test]
-async fn whoever_is_no_page_of_this_server_is_refused_and_costs_no_token() {
+async fn a_request_from_anything_but_a_page_of_this_server_is_refused_and_costs_no_token() {
     let server = Server::start().await;
     let own_origin = format!("http://{}", server.address);
     let lookalike = format!("{own_origin}.evil.example");
@@ -201,7 +201,7 @@ async fn a_connection_whose_request_head_does_not_arrive_in_time_is_closed() {
 }
 
 #[tokio::test]
-async fn no_preflight_is_granted() {
+async fn a_cors_preflight_is_refused() {
     let server = Server::start().await;
     let url = format!("http://{}/token", server.address);
     let request = server
@@ -218,7 +218,7 @@ async fn no_preflight_is_granted() {
 }
 
 #[tokio::test]
-async fn a_client_that_asks_too_often_is_told_when_to_come_again() {
+async fn a_client_over_its_quota_is_told_when_to_try_again() {
     let server = Server::start().await;
     for _ in 0..30 {
         assert_eq!(server.token("/token").await.status(), 200);
@@ -239,7 +239,7 @@ async fn a_client_that_asks_too_often_is_told_when_to_come_again() {
 }
 
 #[tokio::test]
-async fn while_no_token_can_be_had_the_answer_says_when_and_not_why() {
+async fn without_a_token_the_response_says_when_to_try_again_but_not_why() {
     let server = Server::start().await;
     let failure = FakeAnswer::new(503, "CanaryReason").with_header("Retry-After", "40");
     server.hub.fail(failure);
@@ -251,7 +251,7 @@ async fn while_no_token_can_be_had_the_answer_says_when_and_not_why() {
 }
 
 #[tokio::test]
-async fn a_page_that_says_its_token_was_refused_is_believed_only_if_the_api_says_so_too() {
+async fn a_token_that_a_page_reports_as_refused_is_replaced_only_if_the_api_refuses_it_too() {
     let server = Server::start().await;
     let first = access_token(server.token("/token").await).await;
     for _ in 0..5 {
@@ -318,7 +318,7 @@ async fn a_client_that_hangs_up_does_not_cancel_the_probe_of_a_refused_token() {
 }
 
 #[tokio::test]
-async fn the_page_and_its_files_allow_nothing_that_they_do_not_need() {
+async fn the_security_headers_allow_only_what_the_page_needs() {
     let server = Server::start().await;
     for path in [
         "/",
@@ -345,20 +345,20 @@ async fn the_page_and_its_files_allow_nothing_that_they_do_not_need() {
 }
 
 #[tokio::test]
-async fn a_port_that_cannot_be_had_is_an_error_that_names_the_setting() {
+async fn an_unusable_port_is_an_error_that_names_the_variable() {
     let used_port = listener::open(Some(OsStr::new("0"))).await.unwrap();
     let used_port = used_port.local_addr().unwrap().port().to_string();
     let error = listener::open(Some(OsStr::new(&used_port))).await.unwrap_err();
     assert_eq!(
         error.to_string(),
-        format!("port {used_port} cannot be opened; the variable PORT chooses another")
+        format!("port {used_port} cannot be opened; set PORT to use another")
     );
     assert!(error.source().is_some(), "the source should be the reason");
     for invalid in ["", "http", "-1", "65536"] {
         let error = listener::open(Some(OsStr::new(invalid))).await.unwrap_err();
         assert_eq!(
             error.to_string(),
-            format!("PORT is {invalid:?}, which is no number from 0 to 65535")
+            format!("PORT is {invalid:?}, but it must be a number from 0 to 65535")
         );
     }
 }

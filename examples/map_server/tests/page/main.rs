@@ -35,7 +35,7 @@ const SECRET: &str = "CanarySecret456";
 /// The colour of the text on the tiles.
 const INK: [u8; 3] = [0x45, 0x3c, 0x90];
 
-/// The least number of pixels in that colour on two tiles.
+/// Minimum number of pixels in that colour on two tiles.
 const MIN_INK_OF_TWO_TILES: usize = 2_000;
 
 /// The top of the map, in pixels. The page's heading above it has a line in the same colour as the text.
@@ -44,7 +44,7 @@ const MAP_TOP: usize = 80;
 /// The map's zoom level. The tiles' level is one more.
 const ZOOM: u32 = 11;
 
-/// Fixture: the page's server, its Data Hub, a server of tiles that need no token, and a browser.
+/// Fixture: the map server, its Data Hub, a server for overlay tiles, and a browser.
 struct Stage {
     hub: FakeDataHub,
     overlay: SocketAddr,
@@ -266,7 +266,7 @@ fn ink(screenshot: &[u8]) -> usize {
 }
 
 #[tokio::test]
-async fn what_the_proxy_does_not_pass_on_is_kept_and_judged_all_the_same() {
+async fn the_proxy_also_records_requests_that_it_does_not_forward() {
     let hub = FakeDataHub::start().await.unwrap();
     let proxy = Proxy::start().await;
     let port = hub.origin().port().unwrap();
@@ -296,7 +296,7 @@ async fn what_the_proxy_does_not_pass_on_is_kept_and_judged_all_the_same() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_map_goes_on_showing_new_tiles_over_three_lifetimes_without_a_failed_request() {
+async fn the_map_shows_new_tiles_for_three_token_lifetimes_without_a_failed_request() {
     const LIFETIME: Duration = Duration::from_secs(6);
     let stage = Stage::start(LIFETIME).await;
     stage.open(Place::number(0)).await;
@@ -337,8 +337,8 @@ async fn the_map_goes_on_showing_new_tiles_over_three_lifetimes_without_a_failed
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_revoked_token_is_replaced_and_the_tiles_that_failed_are_loaded_again() {
-    // Long enough that no renewal falls due during the test.
+async fn a_revoked_token_is_replaced_and_the_failed_tiles_are_retried() {
+    // Long enough that no renewal is due during the test.
     let stage = Stage::start(Duration::from_secs(299)).await;
     stage.open(Place::number(0)).await;
     stage.wait_for(Place::number(0)).await;
@@ -351,7 +351,7 @@ async fn a_revoked_token_is_replaced_and_the_tiles_that_failed_are_loaded_again(
     stage.wait_for(Place::number(1)).await;
     assert!(
         stage.tiles().iter().any(|tile| tile.status == StatusCode::UNAUTHORIZED),
-        "a tile should have drawn a 401"
+        "a tile should have been refused with a 401"
     );
     assert_eq!(stage.hub.token_posts(), 2);
     let asked: Vec<_> = stage
@@ -369,12 +369,12 @@ async fn a_revoked_token_is_replaced_and_the_tiles_that_failed_are_loaded_again(
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tiles_that_fail_are_asked_for_again_until_they_come_and_the_others_are_left_alone() {
+async fn failed_tiles_are_retried_until_they_load_and_the_others_are_left_alone() {
     let stage = Stage::start(Duration::from_secs(299)).await;
     let (whole, holed) = (Place::number(0), Place::number(1));
     stage.open(whole).await;
     stage.wait_for(whole).await;
-    // Repaint all the time, so that the map is also drawn while the tile is still loading.
+    // Repaint continuously, so that the map is also drawn while the tile is still loading.
     stage.run_with_map("map.repaint = true").await;
     stage.hub.answer_under(&holed.tile(), |_| {
         thread::sleep(Duration::from_millis(100));
@@ -417,7 +417,7 @@ async fn tiles_that_fail_are_asked_for_again_until_they_come_and_the_others_are_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_all_tiles_shows_a_banner_until_it_is_over_however_the_map_is_moved() {
+async fn while_all_tiles_fail_the_banner_stays_even_if_the_map_is_moved() {
     let stage = Stage::start(Duration::from_secs(299)).await;
     stage.open(Place::number(0)).await;
     stage.wait_for(Place::number(0)).await;
@@ -455,11 +455,11 @@ async fn an_outage_of_all_tiles_shows_a_banner_until_it_is_over_however_the_map_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_map_whose_network_was_away_goes_on_as_soon_as_it_is_back() {
+async fn the_map_recovers_as_soon_as_the_network_is_up_again() {
     let stage = Stage::start(Duration::from_secs(299)).await;
     stage.open(Place::number(0)).await;
     stage.wait_for(Place::number(0)).await;
-    // Makes the page choose its longest waits: 2 s, 4 s, 8 s.
+    // Maximum jitter: the page waits 2 s, 4 s, 8 s.
     stage.browser.run("Math.random = () => 1").await;
     stage.browser.set_offline(true).await;
     stage.go_to(Place::number(1)).await;
@@ -476,7 +476,7 @@ async fn a_map_whose_network_was_away_goes_on_as_soon_as_it_is_back() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn tiles_that_are_refused_whatever_the_token_show_a_banner_while_they_are_in_view() {
+async fn a_tile_that_is_refused_with_every_token_shows_a_banner_while_it_is_in_view() {
     let stage = Stage::start(Duration::from_secs(299)).await;
     let refused = Place::number(1);
     stage.hub.refuse_path(&refused.tile());
@@ -500,7 +500,7 @@ async fn tiles_that_are_refused_whatever_the_token_show_a_banner_while_they_are_
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn what_goes_wrong_in_the_map_itself_is_to_be_seen_in_the_console() {
+async fn errors_in_the_map_itself_appear_in_the_console() {
     let stage = Stage::start(Duration::from_secs(60)).await;
     stage.open(Place::number(0)).await;
     stage.wait_for(Place::number(0)).await;
@@ -511,7 +511,7 @@ async fn what_goes_wrong_in_the_map_itself_is_to_be_seen_in_the_console() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tile_that_is_redirected_elsewhere_takes_no_token_along() {
+async fn a_tile_that_is_redirected_to_another_origin_does_not_take_the_token_there() {
     let stage = Stage::start(Duration::from_secs(60)).await;
     let target = format!("http://{}/redirected", stage.overlay).parse().unwrap();
     stage.hub.redirect_path(&Place::number(0).tile(), target);
@@ -522,7 +522,7 @@ async fn a_tile_that_is_redirected_elsewhere_takes_no_token_along() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn an_outage_of_the_token_endpoint_shows_a_banner_until_it_is_over() {
+async fn an_outage_of_the_token_endpoint_shows_a_banner_until_it_ends() {
     let stage = Stage::start(Duration::from_secs(6)).await;
     stage.open(Place::number(0)).await;
     stage.wait_for(Place::number(0)).await;
@@ -567,7 +567,7 @@ async fn an_outage_of_the_token_endpoint_shows_a_banner_until_it_is_over() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_page_that_is_opened_during_an_outage_says_so_and_starts_by_itself() {
+async fn a_page_opened_during_an_outage_shows_a_banner_and_recovers_by_itself() {
     let stage = Stage::start(Duration::from_secs(60)).await;
     stage.hub.fail(FakeAnswer::new(503, ""));
     stage.open(Place::number(0)).await;
@@ -580,7 +580,7 @@ async fn a_page_that_is_opened_during_an_outage_says_so_and_starts_by_itself() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn the_pages_tokens_keep_their_promises_in_a_time_of_their_own() {
+async fn the_tests_of_the_token_module_pass_on_a_fake_clock() {
     const TESTS: &str = include_str!("token.js");
     let stage = Stage::start(Duration::from_secs(60)).await;
     // A resource of the same origin that runs no script.

@@ -1,5 +1,6 @@
-// Tests of the page's token cache, page/token.js, which main.rs runs in the browser. Each test has a sandbox with a fake
-// clock, which only moves when the test advances it, and scripted responses from the server.
+// Tests of the page's token cache, page/token.js. main.rs runs them in the browser. Each test has a sandbox with a
+// fake clock, which only moves when the test advances it, and scripted responses from the server.
+
 // Replaces the browser's clocks, timers, `fetch` and `document.hidden`, until `restore` is called.
 class Sandbox {
     now = 1_000; // the monotonic clock, in ms
@@ -100,7 +101,7 @@ function assert(holds, ...details) {
 const isNear = (a, b) => Math.abs(a - b) < 0.2;
 
 const tests = {
-    async a_token_is_renewed_30_s_before_its_end(sandbox, Tokens) {
+    async a_token_is_renewed_30_s_before_expiry(sandbox, Tokens) {
         sandbox.respond = (n) => token(`token ${n}`, 299);
         new Tokens("/token");
         await sandbox.advance(900_000);
@@ -108,7 +109,7 @@ const tests = {
         assert(times.length === 4 && times.every((at, n) => isNear(at, 269 * n)), times);
     },
 
-    async a_short_life_is_renewed_at_its_half_and_a_tiny_one_makes_no_hot_loop(sandbox, Tokens) {
+    async a_short_lived_token_is_renewed_at_half_its_lifetime_without_a_hot_loop(sandbox, Tokens) {
         sandbox.respond = (n) => token(`token ${n}`, 20);
         new Tokens("/token");
         await sandbox.advance(39_000);
@@ -120,7 +121,7 @@ const tests = {
         assert(sandbox.fetches.length - before <= 61, sandbox.fetchTimes);
     },
 
-    async a_life_counts_from_before_its_request_was_sent(sandbox, Tokens) {
+    async a_lifetime_counts_from_before_the_request_was_sent(sandbox, Tokens) {
         sandbox.responseDelay = 8_000;
         sandbox.respond = (n) => (n === 1 ? token("first", 20) : unavailable(60));
         const tokens = new Tokens("/token");
@@ -136,7 +137,7 @@ const tests = {
         assert(result === undefined && tokens.inTrouble, "an expired token was handed out");
     },
 
-    async whoever_asks_without_a_token_gets_the_one_that_is_on_its_way(sandbox, Tokens) {
+    async callers_without_a_token_share_one_fetch(sandbox, Tokens) {
         const tokens = new Tokens("/token");
         const results = Promise.all(Array.from({ length: 100 }, () => tokens.usable()));
         await sandbox.advance(100);
@@ -162,7 +163,7 @@ const tests = {
         assert(!tokens.inTrouble && (await tokens.usable()) === "late");
     },
 
-    async after_a_success_the_first_failure_is_tried_again_soon(sandbox, Tokens) {
+    async a_success_resets_the_backoff(sandbox, Tokens) {
         sandbox.respond = (n) => (n % 6 === 0 ? token(`token ${n}`, 20) : json(502, null));
         new Tokens("/token");
         await sandbox.advance(120_000);
@@ -170,7 +171,7 @@ const tests = {
         assert(isNear(failure - success, 10) && again - failure < 1.2, sandbox.fetchTimes);
     },
 
-    async a_failed_renewal_leaves_the_token_in_use_and_the_reader_in_peace(sandbox, Tokens) {
+    async a_failed_renewal_leaves_a_usable_token_in_use_and_the_user_undisturbed(sandbox, Tokens) {
         sandbox.respond = (n) => (n === 1 ? token("first", 299) : unavailable(1));
         const tokens = new Tokens("/token");
         await sandbox.advance(290_000);
@@ -180,7 +181,7 @@ const tests = {
         assert(tokens.inTrouble);
     },
 
-    async what_is_no_token_is_not_taken_for_one(sandbox, Tokens) {
+    async a_malformed_response_is_not_treated_as_a_token(sandbox, Tokens) {
         const malformed = [
             { error: "no" },
             { access_token: "x" },
@@ -209,7 +210,7 @@ const tests = {
         assert(sandbox.fetchTimes.length === 3, sandbox.fetchTimes);
     },
 
-    async a_machine_that_slept_asks_for_a_token_when_it_wakes(sandbox, Tokens) {
+    async a_machine_that_was_suspended_fetches_a_token_when_it_wakes(sandbox, Tokens) {
         sandbox.respond = (n) => token(`token ${n}`, 299);
         new Tokens("/token");
         await sandbox.advance(60_000);
@@ -220,7 +221,7 @@ const tests = {
         assert(sandbox.fetches.length === 2, sandbox.fetchTimes);
     },
 
-    async a_hidden_page_asks_for_nothing_and_for_a_token_as_soon_as_it_is_shown(sandbox, Tokens) {
+    async a_hidden_page_fetches_nothing_until_it_is_shown_again(sandbox, Tokens) {
         sandbox.respond = (n) => token(`token ${n}`, 299);
         const tokens = new Tokens("/token");
         await sandbox.advance(60_000);
@@ -232,7 +233,7 @@ const tests = {
         assert(sandbox.fetches.length === 2 && (await tokens.usable()) === "token 2", sandbox.fetchTimes);
     },
 
-    async a_page_that_is_opened_out_of_sight_gets_the_token_that_it_waits_for_at_once(sandbox, Tokens) {
+    async a_page_opened_in_the_background_fetches_its_first_token_at_once(sandbox, Tokens) {
         await sandbox.setHidden(true);
         const tokens = new Tokens("/token");
         let result;
@@ -241,7 +242,7 @@ const tests = {
         assert(result === "first", sandbox.fetchTimes);
     },
 
-    async a_server_that_says_nothing_is_asked_again(sandbox, Tokens) {
+    async a_fetch_without_a_response_is_given_up_and_repeated(sandbox, Tokens) {
         sandbox.responseDelay = 3_600_000;
         const tokens = new Tokens("/token");
         await sandbox.advance(19_900);
@@ -265,7 +266,7 @@ const tests = {
         assert(sandbox.fetches.length === 2, sandbox.fetchTimes);
     },
 
-    async a_token_that_is_refused_during_its_renewal_is_not_taken_for_a_new_one(sandbox, Tokens) {
+    async a_token_that_is_refused_during_its_renewal_is_not_adopted_again(sandbox, Tokens) {
         sandbox.respond = (n) => token(n < 3 ? "first" : "second", 299);
         const tokens = new Tokens("/token");
         await sandbox.advance(269_020); // The renewal is under way.
@@ -279,7 +280,7 @@ const tests = {
         assert(result === "second" && sandbox.fetches.length === 3, sandbox.fetches);
     },
 
-    async a_wall_of_refusals_is_no_wall_of_requests_and_the_reader_hears_of_it(sandbox, Tokens) {
+    async repeated_refusals_are_throttled_and_the_user_is_told(sandbox, Tokens) {
         sandbox.respond = (n) => token(`token ${n}`, 299);
         const tokens = new Tokens("/token");
         await sandbox.advance(1_000);
@@ -293,7 +294,7 @@ const tests = {
         assert(!tokens.inTrouble);
     },
 
-    async a_token_that_the_server_stands_by_is_used_whatever_one_odd_tile_says(sandbox, Tokens) {
+    async a_token_that_the_server_confirmed_stays_in_use_although_one_tile_is_refused(sandbox, Tokens) {
         const tokens = new Tokens("/token");
         await sandbox.advance(1_000);
         tokens.refused("first");
