@@ -147,6 +147,7 @@ mod schedule;
 mod shared;
 mod source;
 mod status;
+mod tally;
 mod telemetry;
 mod token;
 

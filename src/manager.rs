@@ -20,7 +20,7 @@ use crate::error::{Error, ErrorKind};
 use crate::status::{Action, Outcome, TokenStatus};
 use crate::{
     clock::Moment, credentials::CredentialsProvider, endpoint::TokenEndpoint, fault::Verdict, handout::HandOut,
-    source::TokenSource, telemetry, token::AccessToken,
+    source::TokenSource, tally::Tallies, telemetry, token::AccessToken,
 };
 
 /// A token manager: it holds a project's access token, renews it in the background, and survives an outage of the token
@@ -184,6 +184,15 @@ impl TokenManager {
     /// A token other than the one that drew a 401.
     pub(crate) async fn other_than(&self, refused: &AccessToken) -> Result<AccessToken, Error> {
         self.obtain(Need::OtherThan(refused)).await
+    }
+
+    /// What the middleware has counted for all clones of this manager.
+    pub(crate) fn tallies(&self) -> &Tallies {
+        &self.inner.tallies
+    }
+
+    pub(crate) fn project(&self) -> Option<&Arc<str>> {
+        self.inner.project.as_ref()
     }
 
     /// Handles a 401, given its verdict.

@@ -125,9 +125,34 @@ impl BearerAuth {
 
     /// The allowed origin of the request. `None` if the request is to pass through unchanged.
     fn origin_to_authenticate(&self, request: &Request, extensions: &Extensions) -> Option<&Origin> {
-        let origin = self.origins.origin_of(request.url())?;
+        let origin = self.origins.origin_of(request.url());
         let opted_out = request.headers().contains_key(header::AUTHORIZATION) || extensions.get::<NoAuth>().is_some();
-        (!opted_out).then_some(origin)
+        if opted_out {
+            return None;
+        }
+        if origin.is_none() {
+            self.log_not_covered(request.url());
+        }
+        origin
+    }
+
+    /// Logs once for each origin that requests to it go out without a token. For the Data Hub's own host that is a
+    /// mistake.
+    fn log_not_covered(&self, url: &Url) {
+        let is_data_hub = origins::is_data_hub(url);
+        // Mostly it ends here, so a request that passes through costs no lock and no allocation.
+        if !is_data_hub && !telemetry::is_debugging() {
+            return;
+        }
+        let origin = origins::shown(url);
+        let (project, tallies) = (self.tokens.project(), self.tokens.tallies());
+        if is_data_hub {
+            if tallies.data_hub_origins.add(&origin).is_first() {
+                telemetry::data_hub_not_covered(project, &origin);
+            }
+        } else if tallies.other_origins.add(&origin).is_first() {
+            telemetry::origin_not_covered(project, &origin);
+        }
     }
 
     /// Reports a 401 to the manager, unless it says nothing about the token. Gets another token if the request can be
@@ -147,6 +172,11 @@ impl BearerAuth {
             return (response, None);
         }
         let action = self.tokens.unauthorized(token, verdict);
+        if action == Action::NotAboutToken {
+            let api = sent.api(&response);
+            let count = self.tokens.tallies().refused_paths.add(api.unwrap_or_default());
+            telemetry::not_about_token(self.tokens.project(), api, count);
+        }
         let next = if action == Action::Replace && repeatable {
             self.tokens.other_than(token).await.ok()
         } else {

@@ -16,12 +16,18 @@ pub(crate) struct Origin {
     port: Option<u16>,
 }
 
+/// The one host of the OS Data Hub.
+const DATA_HUB_HOST: &str = "api.os.uk";
+
+/// An origin that is shown is cut off here. A host name has 253 characters at most (RFC 1035, section 2.3.4).
+const MAX_SHOWN_LENGTH: usize = 280;
+
 impl AllowedOrigins {
     /// `https://api.os.uk` and nothing else.
     pub(crate) fn data_hub() -> Self {
         Self(vec![Origin {
             scheme: "https".to_owned(),
-            host: "api.os.uk".to_owned(),
+            host: DATA_HUB_HOST.to_owned(),
             port: None,
         }])
     }
@@ -67,6 +73,19 @@ impl Origin {
     pub(crate) fn is_of(&self, url: &Url) -> bool {
         self.port == url.port() && url.host_str() == Some(self.host.as_str()) && url.scheme() == self.scheme
     }
+}
+
+/// Whether the host is that of the Data Hub, with or without the dot of a fully qualified name.
+#[inline]
+pub(crate) fn is_data_hub(url: &Url) -> bool {
+    url.host_str()
+        .is_some_and(|host| host.strip_suffix('.').unwrap_or(host) == DATA_HUB_HOST)
+}
+
+/// The origin of a URL as text (RFC 6454, section 6.2): scheme, host and port. User info stays out of it.
+pub(crate) fn shown(url: &Url) -> String {
+    let origin = url.origin().ascii_serialization();
+    origin.chars().take(MAX_SHOWN_LENGTH).collect()
 }
 
 /// Whether a secret or a token may go to this URL: over https, or within the machine.
@@ -157,6 +176,41 @@ mod tests {
         ] {
             assert!(allowed.origin_of(&url(outside)).is_none(), "{outside}");
         }
+    }
+
+    #[test]
+    fn the_host_of_the_data_hub_is_known_by_every_scheme_port_and_spelling() {
+        for os in [
+            "https://api.os.uk",
+            "http://api.os.uk/x",
+            "https://api.os.uk:8443",
+            "https://API.os.uk./",
+            "https://user@api.os.uk",
+        ] {
+            assert!(is_data_hub(&url(os)), "{os}");
+        }
+        for other in [
+            "https://os.uk",
+            "https://xapi.os.uk",
+            "https://api.os.uk.evil.example",
+            "https://api.os.uk..",
+            "https://evil.example/api.os.uk",
+            "data:text/plain,api.os.uk",
+        ] {
+            assert!(!is_data_hub(&url(other)), "{other}");
+        }
+    }
+
+    #[test]
+    fn an_origin_is_shown_without_user_info_path_and_query_and_never_at_great_length() {
+        assert_eq!(
+            shown(&url("HTTP://u:hunter2@API.os.uk.:8080/a?b#c")),
+            "http://api.os.uk.:8080"
+        );
+        assert_eq!(shown(&url("https://gateway.example:443/a")), "https://gateway.example");
+        assert_eq!(shown(&url("data:text/plain,x")), "null");
+        let long = format!("https://{}.example/", "x".repeat(10_000));
+        assert_eq!(shown(&url(&long)).len(), MAX_SHOWN_LENGTH);
     }
 
     #[test]

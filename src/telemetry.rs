@@ -6,10 +6,10 @@
 use std::{sync::Arc, time::Duration};
 
 use tokio::time::Instant;
-use tracing::{Span, debug, error, info, info_span, warn};
+use tracing::{Level, Span, debug, enabled, error, info, info_span, warn};
 
 use crate::status::{Action, Outcome, Reason, TokenStatus};
-use crate::{error::ErrorKind, fault::Verdict};
+use crate::{error::ErrorKind, fault::Verdict, tally::Count};
 
 /// The name that the user gave to a manager's project: the field and the label `project`.
 type Project<'a> = Option<&'a Arc<str>>;
@@ -121,7 +121,7 @@ impl Drop for Waiting<'_> {
     }
 }
 
-/// Records a 401 and what the manager did about it.
+/// Records a 401 and what the manager did about it. One that is not about the token is logged by `not_about_token`.
 pub(crate) fn unauthorized(project: Project<'_>, verdict: Verdict, action: Action) {
     let verdict = match verdict {
         Verdict::AboutToken => "about_token",
@@ -131,7 +131,7 @@ pub(crate) fn unauthorized(project: Project<'_>, verdict: Verdict, action: Actio
     match action {
         Action::Replace => debug!(verdict, "a 401 for an access token, which is replaced"),
         Action::TooNew => debug!(verdict, "a 401 for an access token that is too new to be replaced"),
-        Action::NotAboutToken => debug!("a 401 that is not about the access token: is the API in the project?"),
+        Action::NotAboutToken => {}
     }
     let action = match action {
         Action::Replace => "replaced",
@@ -139,6 +139,48 @@ pub(crate) fn unauthorized(project: Project<'_>, verdict: Verdict, action: Actio
         Action::NotAboutToken => "not_about_token",
     };
     count("os_token_unauthorized_total", project, &[("action", action)]);
+}
+
+/// Logs a 401 that is not about the token: above DEBUG at the 1st, 2nd, 4th, 8th … for its API, so that a map's tiles do
+/// not flood the log.
+pub(crate) fn not_about_token(project: Project<'_>, api: Option<&str>, count: Count) {
+    macro_rules! refused {
+        ($level:ident) => {
+            $level!(
+                path = api,
+                count = count.number,
+                project = project.map(AsRef::as_ref),
+                "a 401 that is not about the access token: if the API is not in the project, add it on the OS Data Hub"
+            )
+        };
+    }
+    if count.is_doubling() {
+        refused!(warn);
+    } else {
+        refused!(debug);
+    }
+}
+
+/// Whether anyone reads events at DEBUG.
+#[inline]
+pub(crate) fn is_debugging() -> bool {
+    enabled!(Level::DEBUG)
+}
+
+pub(crate) fn data_hub_not_covered(project: Project<'_>, origin: &str) {
+    warn!(
+        origin,
+        project = project.map(AsRef::as_ref),
+        "a request to the OS Data Hub goes out without an access token: its URL has to begin with https://api.os.uk/"
+    );
+}
+
+pub(crate) fn origin_not_covered(project: Project<'_>, origin: &str) {
+    debug!(
+        origin,
+        project = project.map(AsRef::as_ref),
+        "a request goes out without an access token: BearerAuth covers its origin only if with_origin names it"
+    );
 }
 
 pub(crate) fn lifetime_missing(assumed: Duration) {

@@ -6,7 +6,7 @@ use std::{fmt, ops::RangeInclusive, time::Duration};
 use tokio::sync::watch;
 
 use super::{TokenManager, inner::Inner, state::State};
-use crate::{error::Error, schedule, source::TokenSource, status::Outcome};
+use crate::{error::Error, schedule, source::TokenSource, status::Outcome, tally::Tallies};
 
 const DEFAULT_REFRESH_AT: RangeInclusive<f64> = 0.75..=0.85;
 /// Leaves a tenth of the lifetime for the refresh and for requests in flight.
@@ -78,6 +78,7 @@ impl TokenManagerBuilder {
                 source: self.source,
                 acquire_timeout: self.acquire_timeout.min(schedule::DAY),
                 project: self.project,
+                tallies: Tallies::default(),
                 state: RwLock::new(State::new(self.refresh_at)),
                 ended: watch::Sender::new((0, Outcome::Abandoned)),
             }),

@@ -8,13 +8,16 @@ use tokio::{runtime::Handle, sync::watch};
 use super::refresh;
 use super::state::{Need, State};
 use crate::status::{Action, Outcome, TokenStatus};
-use crate::{clock::Moment, error::Error, fault::Verdict, source::TokenSource, telemetry, token::AccessToken};
+use crate::{
+    clock::Moment, error::Error, fault::Verdict, source::TokenSource, tally::Tallies, telemetry, token::AccessToken,
+};
 
 /// What the clones of a [`TokenManager`](super::TokenManager) share.
 pub(super) struct Inner {
     pub(super) source: Arc<dyn TokenSource>,
     pub(super) acquire_timeout: Duration,
     pub(super) project: Option<Arc<str>>,
+    pub(super) tallies: Tallies,
     /// Held for nanoseconds, never across an `.await`.
     pub(super) state: RwLock<State>,
     /// The attempt that ended last, and how. Callers wait for theirs here. Tasks notice here that the manager is gone.

@@ -6,6 +6,9 @@ use url::Position;
 
 use crate::{fault::Verdict, origins::Origin};
 
+/// OS's are shorter than 20.
+const MAX_API_LENGTH: usize = 64;
+
 /// What a 401 is compared with. The client consumes the request, and a copy of its URL would cost every request an
 /// allocation. So this keeps a hash.
 #[derive(Debug, Clone, Copy)]
@@ -36,15 +39,32 @@ impl<'a> Sent<'a> {
     /// because the redirect led through another origin. A redirect back to the same URL cannot be seen. And the reason may have been in the body, which the response
     /// to a `HEAD` does not have.
     pub(super) fn counts(&self, verdict: Verdict, response: &Response) -> bool {
-        let redirected = path_and_query(response.url()) != self.path_and_query;
-        verdict != Verdict::Unexplained || !(redirected || self.is_head)
+        verdict != Verdict::Unexplained || !(self.was_redirected(response) || self.is_head)
     }
+
+    /// The part of the request's path that names the API. `None` after a redirect, since the server chose that URL.
+    pub(super) fn api<'r>(&self, response: &'r Response) -> Option<&'r str> {
+        (!self.was_redirected(response)).then(|| api(response.url()))
+    }
+
+    fn was_redirected(&self, response: &Response) -> bool {
+        path_and_query(response.url()) != self.path_and_query
+    }
+}
+
+/// The first two segments of the path, such as `/maps/raster`. Deeper ones may hold data of the user's. Cut off if they
+/// are long.
+fn api(url: &Url) -> &str {
+    let path = url.path();
+    let end = path.match_indices('/').nth(2).map_or(path.len(), |(end, _)| end);
+    // The path of a URL is ASCII.
+    path.get(..end.min(MAX_API_LENGTH)).unwrap_or_default()
 }
 
 /// A hash of path and query, which are what a request targets within its origin.
 ///
 /// Every request pays for it, so it takes 3 to 5 ns. It is not a strong hash and need not be. If two URLs ever collide,
-/// a 401 after a redirect between them counts, as it would without the redirect.
+/// a 401 after a redirect between them counts, as it would without the redirect, and a WARN may name the other path.
 fn path_and_query(url: &Url) -> u64 {
     let text = url[Position::BeforePath..Position::AfterQuery].as_bytes();
     let (words, rest) = text.as_chunks();
@@ -76,6 +96,25 @@ mod tests {
         }
         assert_ne!(hash("/x"), hash("/x?"));
         assert_ne!(hash("/x?y"), hash("/x/y"));
+    }
+
+    #[test]
+    fn an_api_is_the_first_two_segments_of_its_path_and_never_long() {
+        let api = |path: &str| api(&format!("https://api.os.uk{path}").parse().unwrap()).to_owned();
+        for (path, expected) in [
+            ("", "/"),
+            ("/", "/"),
+            ("/downloads", "/downloads"),
+            ("/maps/raster", "/maps/raster"),
+            ("/maps/raster/", "/maps/raster"),
+            ("/maps/raster/v1/zxy/Road_3857/7/63/42.png", "/maps/raster"),
+            ("/search/names?query=/a/b/c", "/search/names"),
+            ("/search/names#/a/b/c", "/search/names"),
+            ("/é/\n/x", "/%C3%A9/"),
+        ] {
+            assert_eq!(api(path), expected, "{path}");
+        }
+        assert_eq!(api(&format!("/search/{}", "x".repeat(10_000))).len(), MAX_API_LENGTH);
     }
 
     #[test]

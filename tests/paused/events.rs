@@ -2,7 +2,10 @@
 //! know.
 
 use futures_util::FutureExt;
-use osdatahub_auth::{ErrorKind, TokenManager};
+use http::{Extensions, header::AUTHORIZATION};
+use osdatahub_auth::{BearerAuth, ErrorKind, NoAuth, TokenManager};
+use reqwest::{Request, Response};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware, Middleware, Next};
 use test_support::{LIFETIME, LogCapture, Outcome, Source, secs};
 use tokio::runtime::{Builder, Runtime};
 use tokio::time::sleep;
@@ -157,6 +160,103 @@ fn a_keep_warm_whose_runtime_ends_is_a_warning_and_one_that_is_dropped_is_not() 
     drop(guard);
 }
 
+/// Terminal layer in place of a client. It responds at once.
+struct Terminal;
+
+#[async_trait::async_trait]
+impl Middleware for Terminal {
+    async fn handle(&self, _: Request, _: &mut Extensions, _: Next<'_>) -> reqwest_middleware::Result<Response> {
+        Ok(http::Response::new("").into())
+    }
+}
+
+fn client(tokens: &TokenManager) -> ClientWithMiddleware {
+    ClientBuilder::new(reqwest::Client::new())
+        .with(BearerAuth::new(tokens.clone()))
+        .with(Terminal)
+        .build()
+}
+
+const NOT_COVERED: &str = "a request to the OS Data Hub goes out without an access token";
+const ELSEWHERE: &str = "a request goes out without an access token";
+
+#[tokio::test(start_paused = true)]
+async fn a_request_to_os_that_is_not_covered_is_a_warning_once_for_a_manager_and_an_origin() {
+    let (log, _guard) = LogCapture::start();
+    let tokens = TokenManager::builder(Source::healthy());
+    let tokens = tokens.project("premium").build().unwrap();
+    let origins = ["http://api.os.uk", "https://api.os.uk:8443", "https://api.os.uk."];
+    // Two layers of one manager count together.
+    for client in [client(&tokens), client(&tokens)] {
+        for origin in origins {
+            for path in ["/maps/CanaryPath", "/search?CanaryQuery"] {
+                client.get(format!("{origin}{path}")).send().await.unwrap();
+            }
+        }
+    }
+    let warnings = log.warnings(NOT_COVERED);
+    assert_eq!(warnings.len(), 3, "{warnings:?}");
+    for (warning, origin) in warnings.iter().zip(origins) {
+        assert!(
+            warning.contains(&format!(r#"origin="{origin}" project="premium""#)),
+            "{warning}"
+        );
+        assert!(!warning.contains("Canary"), "{warning}");
+    }
+    let other = Source::healthy().manager();
+    client(&other).get("http://api.os.uk/").send().await.unwrap();
+    assert_eq!(log.warnings(NOT_COVERED).len(), 4, "another manager counts by itself");
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_to_another_origin_is_told_at_debug_once() {
+    let (log, _guard) = LogCapture::start();
+    let tokens = Source::healthy().manager();
+    for _ in 0..3 {
+        for url in ["https://gateway.example/x", "https://gateway.example:8443/x"] {
+            client(&tokens).get(url).send().await.unwrap();
+        }
+    }
+    let told = log.starting_with(ELSEWHERE);
+    assert_eq!(told.len(), 2, "{told:?}");
+    for ((level, text), origin) in told
+        .iter()
+        .zip(["https://gateway.example", "https://gateway.example:8443"])
+    {
+        assert_eq!(*level, Level::DEBUG);
+        assert!(text.contains(&format!(r#"origin="{origin}""#)), "{text}");
+    }
+    assert_eq!(log.warnings(""), [""; 0]);
+}
+
+#[tokio::test(start_paused = true)]
+async fn other_origins_do_not_keep_a_mistake_from_being_told_however_many_they_are() {
+    let (log, _guard) = LogCapture::start();
+    let tokens = Source::healthy().manager();
+    let client = client(&tokens);
+    for number in 0..200 {
+        client.get(format!("https://{number}.example")).send().await.unwrap();
+    }
+    // 64 by themselves, and the 1st, 2nd, 4th … 128th of the others.
+    assert_eq!(log.starting_with(ELSEWHERE).len(), 64 + 8);
+    client.get("http://api.os.uk").send().await.unwrap();
+    assert_eq!(log.warnings(NOT_COVERED).len(), 1);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_that_is_covered_or_kept_out_on_purpose_is_not_told() {
+    let (log, _guard) = LogCapture::start();
+    let tokens = Source::healthy().manager();
+    let client = client(&tokens);
+    client.get("https://api.os.uk/maps/raster").send().await.unwrap();
+    for url in ["http://api.os.uk/", "https://gateway.example/"] {
+        client.get(url).with_extension(NoAuth).send().await.unwrap();
+        client.get(url).header(AUTHORIZATION, "own").send().await.unwrap();
+    }
+    assert_eq!(log.starting_with(NOT_COVERED), []);
+    assert_eq!(log.starting_with(ELSEWHERE), []);
+}
+
 /// Log messages are part of the API, so the guide must list each one word for word.
 #[test]
 fn every_message_is_in_the_guide_as_it_is_in_the_code() {
@@ -164,7 +264,7 @@ fn every_message_is_in_the_guide_as_it_is_in_the_code() {
     let code = include_str!("../../src/telemetry.rs");
     let rows: Vec<_> = guide.lines().filter(|line| line.starts_with("| `")).collect();
     let mut events = 0;
-    for level in ["debug!(", "info!(", "warn!(", "error!("] {
+    for level in ["debug!(", "info!(", "warn!(", "error!(", "$level!("] {
         for call in code.split(level).skip(1) {
             let Some(message) = call.split(')').next().and_then(|call| call.rsplit('"').nth(1)) else {
                 continue;

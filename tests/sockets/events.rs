@@ -1,4 +1,4 @@
-//! Log events of the token endpoint.
+//! Log events of the token endpoint, and of 401s that are not about the token.
 
 use std::{
     process::Command,
@@ -6,6 +6,7 @@ use std::{
 };
 
 use osdatahub_auth::{AccessToken, BearerAuth, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager, TokenSource};
+use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use test_support::LogCapture;
 use tracing::Level;
 
@@ -136,4 +137,81 @@ fn a_loopback_origin_that_a_proxy_would_get_is_a_warning() {
         let named = warnings.map(|warning| warning.split('"').nth(1).unwrap());
         assert_eq!(named.collect::<Vec<_>>(), warned, "{variables:?} {output}");
     }
+}
+
+/// A hub, and two clients that share one manager.
+async fn hub_with_two_clients() -> (FakeDataHub, [ClientWithMiddleware; 2]) {
+    let hub = FakeDataHub::start().await.unwrap();
+    let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
+    let tokens = TokenManager::builder(endpoint.build().unwrap());
+    let tokens = tokens.project("premium").build().unwrap();
+    let client = || {
+        let auth = BearerAuth::new(tokens.clone()).with_origin(hub.origin()).unwrap();
+        ClientBuilder::new(hub.client_builder().build().unwrap())
+            .with(auth)
+            .build()
+    };
+    let clients = [client(), client()];
+    (hub, clients)
+}
+
+async fn get_401(client: &ClientWithMiddleware, hub: &FakeDataHub, path: &str) {
+    assert_eq!(client.get(hub.url(path)).send().await.unwrap().status(), 401);
+}
+
+const NOT_ABOUT_TOKEN: &str = "a 401 that is not about the access token";
+
+#[tokio::test]
+async fn an_api_outside_the_project_is_a_warning_at_first_and_at_every_doubling() {
+    let (log, _guard) = LogCapture::start();
+    let (hub, clients) = hub_with_two_clients().await;
+    hub.refuse_path("/maps/raster/v1/zxy");
+    hub.refuse_path("/search/places/v1/postcode");
+    for number in 0..20 {
+        let tile = format!("/maps/raster/v1/zxy?CanaryTile={number}");
+        get_401(&clients[number % 2], &hub, &tile).await;
+    }
+    get_401(&clients[0], &hub, "/search/places/v1/postcode?postcode=CanaryHome").await;
+    let warnings = log.warnings(NOT_ABOUT_TOKEN);
+    let fields: Vec<_> = warnings
+        .iter()
+        .map(|warning| warning.split_once(" path=").unwrap().1)
+        .collect();
+    let raster = [1, 2, 4, 8, 16].map(|count| (r#""/maps/raster""#, count));
+    let expected = raster.into_iter().chain([(r#""/search/places""#, 1)]);
+    let expected = expected.map(|(path, count)| format!(r#"{path} count={count} project="premium" in no span"#));
+    assert_eq!(fields, expected.collect::<Vec<_>>());
+    assert_eq!(
+        log.starting_with(NOT_ABOUT_TOKEN).len(),
+        21,
+        "the rest is logged at DEBUG"
+    );
+}
+
+#[tokio::test]
+async fn paths_beyond_the_64th_neither_flood_the_log_nor_are_they_silent() {
+    let (log, _guard) = LogCapture::start();
+    let (hub, [client, _]) = hub_with_two_clients().await;
+    for number in 0..80 {
+        let path = format!("/search/{number}");
+        hub.refuse_path(&path);
+        get_401(&client, &hub, &path).await;
+    }
+    // 64 by themselves, and the 1st, 2nd, 4th, 8th and 16th of the others.
+    assert_eq!(log.warnings(NOT_ABOUT_TOKEN).len(), 64 + 5);
+}
+
+#[tokio::test]
+async fn a_path_that_a_server_chose_with_a_redirect_is_not_logged() {
+    let (log, _guard) = LogCapture::start();
+    let (hub, [client, _]) = hub_with_two_clients().await;
+    hub.redirect_path("/search/start", hub.url("/CanaryServer/end"));
+    hub.refuse_path("/CanaryServer/end");
+    get_401(&client, &hub, "/search/start").await;
+    let warnings = log.warnings(NOT_ABOUT_TOKEN);
+    assert_eq!(warnings.len(), 1);
+    assert!(
+        !warnings[0].contains("path=") && !warnings[0].contains("Canary"),
+        "{warnings:?}"
+    );
 }
