@@ -76,6 +76,7 @@
 //! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], [`SharedSource`](struct.SharedSource.html) in front of it, or your own |
 //! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
 //! | [`HandOut`] | a token for a map page in a browser, from [`TokenManager::hand_out`] |
+//! | [`Unauthorized`] | why a request got a 401: the API is not in the project, or the token was refused |
 //! | [`Error`] | why there is no token; [`Error::find_in`] finds it behind a chain |
 //!
 //! The [`guide`] has a page for each question that comes up in production.
@@ -163,7 +164,7 @@ pub use self::error::{Error, ErrorKind};
 #[cfg_attr(docsrs, doc(cfg(feature = "test-util")))]
 pub use self::fake::{FakeAnswer, FakeDataHub, ReceivedRequest};
 pub use self::manager::{KeepWarm, TokenManager, TokenManagerBuilder};
-pub use self::middleware::{BearerAuth, NoAuth};
+pub use self::middleware::{BearerAuth, NoAuth, Unauthorized};
 #[cfg(feature = "redis")]
 #[cfg_attr(docsrs, doc(cfg(feature = "redis")))]
 pub use self::shared::{SharedSource, SharedSourceBuilder};

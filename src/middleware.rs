@@ -3,6 +3,7 @@
 pub(crate) mod challenge;
 mod peek;
 mod sent;
+mod unauthorized;
 
 use std::{env, pin::Pin};
 
@@ -10,9 +11,10 @@ use http::{Extensions, StatusCode, header};
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{Middleware, Next, Result};
 
-use self::{peek::peek, sent::Sent};
+use self::sent::Sent;
+pub use self::unauthorized::Unauthorized;
 use crate::origins::{self, AllowedOrigins, Origin};
-use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action, telemetry, token::AccessToken};
+use crate::{error::Error, manager::TokenManager, status::Action, telemetry, token::AccessToken};
 
 /// Middleware that puts `Authorization: Bearer …` on every request to the OS Data Hub.
 ///
@@ -54,6 +56,8 @@ use crate::{error::Error, fault::Verdict, manager::TokenManager, status::Action,
 /// The request is not repeated if its body is a stream, as a multipart form's is, if the token is too new (see
 /// [`TokenManager::reject`]), or if no other token is available. Then it gets its 401. A 403 or a 429 never costs a
 /// token. Neither does any 401 from another origin after a redirect.
+///
+/// The 401 that you get carries an [`Unauthorized`], which says whether the API or the token was the reason.
 ///
 /// # Where in the chain
 ///
@@ -156,7 +160,7 @@ impl BearerAuth {
     }
 
     /// Reports a 401 to the manager, unless it says nothing about the token. Gets another token if the request can be
-    /// repeated with it.
+    /// repeated with it. Every 401 of an authenticated request goes through here, and gets its [`Unauthorized`].
     async fn unauthorized(
         &self,
         sent: Sent<'_>,
@@ -164,40 +168,22 @@ impl BearerAuth {
         response: Response,
         repeatable: bool,
     ) -> (Response, Option<AccessToken>) {
-        if !sent.is_from_origin(&response) {
-            return (response, None);
-        }
-        let (verdict, response) = judge(response).await;
-        if !sent.counts(verdict, &response) {
-            return (response, None);
-        }
-        let action = self.tokens.unauthorized(token, verdict);
-        if action == Action::NotAboutToken {
-            let api = sent.api(&response);
-            let count = self.tokens.tallies().refused_paths.add(api.unwrap_or_default());
-            telemetry::not_about_token(self.tokens.project(), api, count);
-        }
-        let next = if action == Action::Replace && repeatable {
-            self.tokens.other_than(token).await.ok()
-        } else {
-            None
+        let (verdict, mut response) = sent.verdict(response).await;
+        let action = verdict.map(|verdict| self.tokens.unauthorized(token, verdict));
+        let why = Unauthorized::new(verdict.zip(action), sent.is_replay());
+        response.extensions_mut().insert(why);
+        let next = match action {
+            Some(Action::Replace) if repeatable => self.tokens.other_than(token).await.ok(),
+            Some(Action::NotAboutToken) => {
+                let api = sent.api(&response);
+                let count = self.tokens.tallies().refused_paths.add(api.unwrap_or_default());
+                telemetry::not_about_token(self.tokens.project(), api, count);
+                None
+            }
+            _ => None,
         };
         (response, next)
     }
-}
-
-/// The verdict on a 401. Its headers count first, because reading the body takes time.
-async fn judge(response: Response) -> (Verdict, Response) {
-    if let Some(verdict) = challenge::verdict(response.headers()) {
-        return (verdict, response);
-    }
-    let names_another_error = challenge::names_another_error(response.headers());
-    let (beginning, response) = peek(response).await;
-    let verdict = match Verdict::of_body(&beginning) {
-        Verdict::Unexplained if names_another_error => Verdict::NotAboutToken,
-        verdict => verdict,
-    };
-    (verdict, response)
 }
 
 impl Middleware for BearerAuth {
@@ -221,7 +207,7 @@ impl Middleware for BearerAuth {
         Box::pin(async move {
             let mut token = self.tokens.token().await?;
             let mut replay = self.replay_rejected.then(|| request.try_clone()).flatten();
-            let sent = Sent::new(&request, origin);
+            let mut sent = Sent::new(&request, origin);
             loop {
                 let bearer = token.header_value();
                 request.headers_mut().insert(header::AUTHORIZATION, bearer);
@@ -235,6 +221,7 @@ impl Middleware for BearerAuth {
                     ((_, Some(next)), Some(replay)) => (next, replay),
                     ((response, _), _) => return Ok(response),
                 };
+                sent = sent.again();
             }
         })
     }

@@ -4,6 +4,7 @@ use http::Method;
 use reqwest::{Request, Response, Url};
 use url::Position;
 
+use super::{challenge, peek::peek};
 use crate::{fault::Verdict, origins::Origin};
 
 /// OS's are shorter than 20.
@@ -16,6 +17,7 @@ pub(super) struct Sent<'a> {
     origin: &'a Origin,
     path_and_query: u64,
     is_head: bool,
+    is_replay: bool,
 }
 
 impl<'a> Sent<'a> {
@@ -24,21 +26,43 @@ impl<'a> Sent<'a> {
             origin,
             path_and_query: path_and_query(request.url()),
             is_head: request.method() == Method::HEAD,
+            is_replay: false,
         }
+    }
+
+    /// The same request, sent for the second time.
+    pub(super) fn again(self) -> Self {
+        Self {
+            is_replay: true,
+            ..self
+        }
+    }
+
+    pub(super) fn is_replay(&self) -> bool {
+        self.is_replay
+    }
+
+    /// The verdict on the 401 to this request. `None` if it says nothing about the token.
+    pub(super) async fn verdict(&self, response: Response) -> (Option<Verdict>, Response) {
+        if !self.is_from_origin(&response) {
+            return (None, response);
+        }
+        let (verdict, response) = judge(response).await;
+        (self.counts(verdict, &response).then_some(verdict), response)
     }
 
     /// Whether the response is from the origin that got the token. `reqwest` follows a redirect to another one without
     /// it.
-    pub(super) fn is_from_origin(&self, response: &Response) -> bool {
+    fn is_from_origin(&self, response: &Response) -> bool {
         self.origin.is_of(response.url())
     }
 
     /// Whether a 401 from the same origin says anything about the token.
     ///
     /// One that gives no reason does not always. After a redirect, the last request may have gone without the token,
-    /// because the redirect led through another origin. A redirect back to the same URL cannot be seen. And the reason may have been in the body, which the response
-    /// to a `HEAD` does not have.
-    pub(super) fn counts(&self, verdict: Verdict, response: &Response) -> bool {
+    /// because the redirect led through another origin. A redirect back to the same URL cannot be seen. And the reason
+    /// may have been in the body, which the response to a `HEAD` does not have.
+    fn counts(&self, verdict: Verdict, response: &Response) -> bool {
         verdict != Verdict::Unexplained || !(self.was_redirected(response) || self.is_head)
     }
 
@@ -50,6 +74,20 @@ impl<'a> Sent<'a> {
     fn was_redirected(&self, response: &Response) -> bool {
         path_and_query(response.url()) != self.path_and_query
     }
+}
+
+/// The verdict on a 401. Its headers count first, because reading the body takes time.
+async fn judge(response: Response) -> (Verdict, Response) {
+    if let Some(verdict) = challenge::verdict(response.headers()) {
+        return (verdict, response);
+    }
+    let names_another_error = challenge::names_another_error(response.headers());
+    let (beginning, response) = peek(response).await;
+    let verdict = match Verdict::of_body(&beginning) {
+        Verdict::Unexplained if names_another_error => Verdict::NotAboutToken,
+        verdict => verdict,
+    };
+    (verdict, response)
 }
 
 /// The first two segments of the path, such as `/maps/raster`. Deeper ones may hold data of the user's. Cut off if they

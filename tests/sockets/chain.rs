@@ -3,7 +3,9 @@
 
 use std::time::Duration;
 
-use osdatahub_auth::{BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager};
+use osdatahub_auth::{
+    BearerAuth, Error, ErrorKind, FakeAnswer, FakeDataHub, TokenEndpoint, TokenManager, Unauthorized,
+};
 use reqwest::Response;
 use reqwest_middleware::{ClientBuilder, ClientWithMiddleware};
 use reqwest_retry::{
@@ -55,6 +57,15 @@ async fn every_retry_carries_a_token() {
             .all(|request| request.headers.contains_key("authorization"))
     );
     assert_eq!(hub.token_posts(), 1);
+}
+
+#[tokio::test]
+async fn why_a_request_got_its_401_is_known_behind_the_other_layers() {
+    let (hub, client) = chain(DefaultRetryableStrategy).await;
+    hub.refuse_path("/search/names/v1/find");
+    let response = client.get(hub.url(NAMES)).send().await.unwrap();
+    let why = response.extensions().get::<Unauthorized>();
+    assert_eq!(why, Some(&Unauthorized::NotAboutToken));
 }
 
 #[tokio::test]

@@ -9,4 +9,5 @@ mod metrics;
 mod middleware;
 mod rotation;
 mod soak;
+mod unauthorized;
 mod waiting;

@@ -28,19 +28,19 @@ use tokio::{
 const NAMES: &str = "/search/names/v1/find?query=Bath";
 const TILE: &str = "/maps/raster/v1/zxy/Road_3857/7/63/42.png";
 
-struct Setup {
-    hub: FakeDataHub,
-    tokens: TokenManager,
-    client: ClientWithMiddleware,
+pub(crate) struct Setup {
+    pub(crate) hub: FakeDataHub,
+    pub(crate) tokens: TokenManager,
+    pub(crate) client: ClientWithMiddleware,
 }
 
 impl Setup {
     /// Uses tokens of 4 s: a 401 may replace one that has been held for 1 s.
-    async fn new() -> Self {
+    pub(crate) async fn new() -> Self {
         Self::with(|auth| auth).await
     }
 
-    async fn with(configure: impl FnOnce(BearerAuth) -> BearerAuth) -> Self {
+    pub(crate) async fn with(configure: impl FnOnce(BearerAuth) -> BearerAuth) -> Self {
         let hub = FakeDataHub::start().await.unwrap();
         hub.set_lifetime(Duration::from_secs(4));
         let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url());
@@ -53,13 +53,13 @@ impl Setup {
     }
 
     /// Waits until a 401 may replace the token.
-    async fn until_replaceable(&self) {
+    pub(crate) async fn until_replaceable(&self) {
         self.tokens.token().await.unwrap();
         sleep(Duration::from_millis(1_100)).await;
     }
 
     /// A client that also authenticates its requests to this server.
-    fn client_for(&self, server: &RawServer) -> ClientWithMiddleware {
+    pub(crate) fn client_for(&self, server: &RawServer) -> ClientWithMiddleware {
         let auth = BearerAuth::new(self.tokens.clone())
             .with_origin(server.url(""))
             .unwrap();
@@ -535,7 +535,8 @@ async fn a_body_in_memory_is_repeated_to_the_last_byte() {
     assert!(received.iter().all(|request| request.body == polygon));
 }
 
-struct Stream(Option<Bytes>);
+/// Body that cannot be sent twice.
+pub(crate) struct Stream(pub(crate) Option<Bytes>);
 
 impl http_body::Body for Stream {
     type Data = Bytes;
