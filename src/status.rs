@@ -2,10 +2,10 @@
 
 use std::time::Duration;
 
-use crate::error::{Error, ErrorKind};
+use crate::error::Error;
 
 /// A snapshot of a [`TokenManager`](crate::TokenManager), for health checks and dashboards. Taking it sends nothing.
-#[derive(Debug, Clone, PartialEq, Eq)]
+#[derive(Debug, Clone)]
 #[non_exhaustive]
 pub struct TokenStatus {
     /// Whether there is a token that callers get. A service is ready if this is `Fresh` or `Stale`.
@@ -17,8 +17,9 @@ pub struct TokenStatus {
     pub next_attempt: Option<Duration>,
     /// Failed refreshes since the last one that succeeded.
     pub consecutive_failures: u32,
-    /// Why the last of them failed.
-    pub last_error: Option<ErrorKind>,
+    /// Why the last of them failed: what happened and what to do, for the eyes of operators. It names files and hosts, but
+    /// no secret. Show strangers its [`kind`](Error::kind) at most.
+    pub last_error: Option<Error>,
     /// The refreshes since the manager was built.
     pub refreshes: RefreshTotals,
 }

@@ -328,7 +328,7 @@ impl State {
                 .or_else(|| self.next_renewal(now))
                 .map(|at| at - now.monotonic),
             consecutive_failures: self.failures.count(),
-            last_error: self.failures.last.as_ref().map(Error::kind),
+            last_error: self.failures.last.clone(),
             refreshes: self.refreshes,
         }
     }

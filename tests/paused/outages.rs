@@ -92,7 +92,7 @@ async fn a_failed_refresh_leaves_the_token_as_it_was() {
     );
     let status = tokens.status();
     assert_eq!(status.state, TokenState::Unusable);
-    assert_eq!(status.last_error, Some(ErrorKind::MalformedResponse));
+    assert_eq!(status.last_error.unwrap().kind(), ErrorKind::MalformedResponse);
     assert!(status.consecutive_failures >= 3);
 }
 

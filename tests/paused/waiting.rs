@@ -202,7 +202,7 @@ async fn an_answer_that_outlived_its_token_is_a_timeout_and_not_the_servers_faul
         async move { tokens.token().await }
     });
     sleep(millis(5_100)).await;
-    assert_eq!(tokens.status().last_error, Some(ErrorKind::Timeout));
+    assert_eq!(tokens.status().last_error.unwrap().kind(), ErrorKind::Timeout);
     caller.await.unwrap().unwrap();
     assert_eq!(source.count(), 2);
 }

@@ -47,11 +47,11 @@ impl Drop for Files {
     }
 }
 
-/// Waits for the background refresh to fail, and returns the kind of its error.
-async fn refresh_failure(tokens: &TokenManager) -> ErrorKind {
+/// Waits for the background refresh to fail, and returns the error in the status.
+async fn refresh_failure(tokens: &TokenManager) -> Error {
     for _ in 0..1_000 {
-        if let Some(kind) = tokens.status().last_error {
-            return kind;
+        if let Some(error) = tokens.status().last_error {
+            return error;
         }
         sleep(Duration::from_millis(10)).await;
     }
@@ -70,7 +70,7 @@ async fn a_new_key_and_secret_are_picked_up_without_a_restart() {
     hub.set_credentials("new-key", "new-secret");
     sleep(Duration::from_millis(1_100)).await;
     tokens.token().await.unwrap();
-    assert_eq!(refresh_failure(&tokens).await, ErrorKind::CredentialsRejected);
+    assert_eq!(refresh_failure(&tokens).await.kind(), ErrorKind::CredentialsRejected);
 
     files.write("new-key\n", "new-secret\n");
     for _ in 0..70 {
@@ -100,7 +100,13 @@ async fn a_missing_or_half_written_file_leaves_the_token_in_use_and_says_what_is
     sleep(Duration::from_millis(1_100)).await;
     let current = tokens.token().await.unwrap();
     assert_eq!(current.expose_secret(), first.expose_secret());
-    assert_eq!(refresh_failure(&tokens).await, ErrorKind::Configuration);
+    let error = refresh_failure(&tokens).await;
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let secret_file = files.dir.join("secret").display().to_string();
+    assert!(
+        format!("{error:#}").contains(&secret_file),
+        "the status should name the missing file: {error:#}"
+    );
     assert_eq!(tokens.status().state, TokenState::Stale);
     assert_eq!(hub.token_posts(), 1, "no request should be sent without a secret");
 
