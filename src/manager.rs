@@ -176,7 +176,8 @@ impl TokenManager {
     /// [operating](crate::guide::operating#runtimes) shows a separate one.
     ///
     /// # Panics
-    /// Outside a tokio runtime. On one without a timer (`enable_time`), the task panics.
+    /// Outside a tokio runtime, with a message that says so. On one without a timer (`enable_time`), the task panics.
+    #[track_caller]
     pub fn keep_warm(&self) -> KeepWarm {
         KeepWarm::start(&self.inner)
     }

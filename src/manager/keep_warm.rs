@@ -27,13 +27,19 @@ pub struct KeepWarm {
 }
 
 impl KeepWarm {
+    #[track_caller]
     pub(super) fn start(manager: &Arc<Inner>) -> Self {
+        let Ok(runtime) = Handle::try_current() else {
+            panic!(
+                "keep_warm has to be called within a tokio runtime, on which it runs: in main, or after Runtime::enter"
+            );
+        };
         let (alive, guard) = oneshot::channel();
         let task = Task {
             manager: Arc::downgrade(manager),
             guard,
         };
-        Handle::current().spawn(task.run());
+        runtime.spawn(task.run());
         Self { _alive: alive }
     }
 }

@@ -300,3 +300,10 @@ async fn keep_warm_goes_on_through_failures() {
     assert_eq!(tokens.status().consecutive_failures, 0);
     assert!(tokens.current().is_some());
 }
+
+#[test]
+#[should_panic(expected = "keep_warm has to be called within a tokio runtime")]
+fn keep_warm_outside_a_runtime_says_that_it_needs_one() {
+    let tokens = Source::healthy().manager();
+    let _warm = tokens.keep_warm();
+}
