@@ -34,7 +34,8 @@ pub enum ErrorKind {
     /// The token endpoint could not be reached, broke the connection, or sent a server error. Also if a proxy refused
     /// to connect to it. Transient.
     Unavailable,
-    /// The token endpoint sent a response without a usable token. Transient.
+    /// The token endpoint sent a response without a usable token. Transient, but mostly the token URL is wrong: OS
+    /// answers 200 to unknown paths. So the first one is logged as an ERROR.
     MalformedResponse,
     /// One of this library's time limits was exceeded. Transient.
     Timeout,

@@ -83,12 +83,14 @@ pub(crate) enum Reason {
 pub(crate) enum Outcome {
     /// There is a new token.
     Refreshed { after_failures: u32 },
-    /// The fetch failed. The error says when the next attempt is due. `failures` counts all since the last success, and
-    /// `class_failures` those of this error's class: transient or permanent.
+    /// The fetch failed. The error says when the next attempt is due. The failures are counted since the last success.
     Failed {
         error: Error,
         failures: u32,
+        /// Of this error's class: transient or permanent.
         class_failures: u32,
+        /// Whether it is the first of this error's kind.
+        is_first_of_kind: bool,
     },
     /// The task was dropped before the fetch returned, for example because its runtime ended.
     Abandoned,

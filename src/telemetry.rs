@@ -8,8 +8,9 @@ use std::{sync::Arc, time::Duration};
 use tokio::time::Instant;
 use tracing::{Level, Span, debug, enabled, error, info, info_span, warn};
 
+use crate::error::{Error, ErrorKind};
 use crate::status::{Action, Outcome, Reason, TokenStatus};
-use crate::{error::ErrorKind, fault::Verdict, tally::Count};
+use crate::{fault::Verdict, tally::Count};
 
 /// The name that the user gave to a manager's project: the field and the label `project`.
 type Project<'a> = Option<&'a Arc<str>>;
@@ -49,8 +50,7 @@ pub(crate) fn refreshed(
     log_refresh(outcome);
 }
 
-/// Logs the end of a fetch. The 1st, 2nd, 4th, 8th … failure of a class is logged above DEBUG, and the others at
-/// DEBUG. So an outage does not flood the log, and does not hide that a credential is rejected.
+/// Logs the end of a fetch.
 fn log_refresh(outcome: &Outcome) {
     match outcome {
         Outcome::Abandoned => {}
@@ -60,6 +60,7 @@ fn log_refresh(outcome: &Outcome) {
             error,
             failures,
             class_failures,
+            is_first_of_kind,
         } => {
             macro_rules! failed {
                 ($level:ident) => {
@@ -72,12 +73,24 @@ fn log_refresh(outcome: &Outcome) {
                     )
                 };
             }
-            match (class_failures.is_power_of_two(), error.is_transient()) {
-                (false, _) => failed!(debug),
-                (true, true) => failed!(warn),
-                (true, false) => failed!(error),
+            match failure_level(error, *class_failures, *is_first_of_kind) {
+                Level::ERROR => failed!(error),
+                Level::WARN => failed!(warn),
+                _ => failed!(debug),
             }
         }
+    }
+}
+
+/// The log level of a failed fetch. The 1st, 2nd, 4th, 8th … failure of a class is above DEBUG. So an outage does not
+/// flood the log, and does not hide that a credential is rejected.
+fn failure_level(error: &Error, class_failures: u32, is_first_of_kind: bool) -> Level {
+    match error.kind() {
+        // Most likely the token URL is wrong, which waiting does not correct.
+        ErrorKind::MalformedResponse if is_first_of_kind => Level::ERROR,
+        _ if !class_failures.is_power_of_two() => Level::DEBUG,
+        _ if error.is_transient() => Level::WARN,
+        _ => Level::ERROR,
     }
 }
 
@@ -339,4 +352,29 @@ fn with_project(project: Project<'_>, labels: Labels<'_>) -> Vec<metrics::Label>
         .map(|(name, value)| metrics::Label::from_static_parts(name, value));
     let project = project.map(|name| metrics::Label::new("project", Arc::clone(name)));
     labels.chain(project).collect()
+}
+
+#[cfg(test)]
+mod tests {
+    use super::*;
+
+    #[test]
+    fn a_failure_is_above_debug_at_every_doubling_and_a_first_malformed_response_is_an_error() {
+        let level = |kind, class_failures, first| failure_level(&Error::new(kind, "x"), class_failures, first);
+        for first in [true, false] {
+            for (kind, at_doubling) in [
+                (ErrorKind::Unavailable, Level::WARN),
+                (ErrorKind::Timeout, Level::WARN),
+                (ErrorKind::CredentialsRejected, Level::ERROR),
+                (ErrorKind::Configuration, Level::ERROR),
+            ] {
+                let levels = [1, 2, 3, 4, 5].map(|failures| level(kind, failures, first));
+                let (above, debug) = (at_doubling, Level::DEBUG);
+                assert_eq!(levels, [above, above, debug, above, debug], "{kind:?}");
+            }
+        }
+        let malformed = |first| [1, 2, 3].map(|failures| level(ErrorKind::MalformedResponse, failures, first));
+        assert_eq!(malformed(true), [Level::ERROR; 3]);
+        assert_eq!(malformed(false), [Level::WARN, Level::WARN, Level::DEBUG]);
+    }
 }

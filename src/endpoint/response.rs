@@ -45,7 +45,7 @@ struct Body {
 pub(crate) fn parse(body: &[u8], date: Option<SystemTime>, from_cache: bool) -> Result<TokenResponse, Error> {
     // serde's own message would quote the response.
     let body: Body = serde_json::from_slice(without_bom(body))
-        .map_err(|_| malformed("the token endpoint's answer holds no access token: check the token_url"))?;
+        .map_err(|_| malformed("the token endpoint's answer holds no access token: the token_url may be wrong"))?;
     if let Some(token_type) = body.token_type
         && !["Bearer", "BearerToken"]
             .iter()

@@ -148,6 +148,7 @@ pub(crate) struct State {
 struct Failures {
     transient: u32,
     permanent: u32,
+    kinds: Vec<ErrorKind>,
     last: Option<Error>,
 }
 
@@ -278,6 +279,7 @@ impl State {
             }
             Err(error) => {
                 let lifetime = self.replaces().map(AccessToken::lifetime);
+                let is_first_of_kind = self.failures.is_first_of_kind(&error);
                 let class_failures = self.failures.add(&error);
                 let wait = schedule::backoff(&error, class_failures, lifetime, random);
                 self.not_before = Some(now.monotonic + wait);
@@ -285,6 +287,7 @@ impl State {
                     error: error.with_retry_after(wait),
                     failures: self.failures.count(),
                     class_failures,
+                    is_first_of_kind,
                 }
             }
         })
@@ -433,6 +436,9 @@ impl State {
 impl Failures {
     /// Counts a failure. Returns the number of its class.
     fn add(&mut self, error: &Error) -> u32 {
+        if self.is_first_of_kind(error) {
+            self.kinds.push(error.kind());
+        }
         self.last = Some(error.clone());
         let of_class = if error.is_transient() {
             &mut self.transient
@@ -441,6 +447,10 @@ impl Failures {
         };
         *of_class = of_class.saturating_add(1);
         *of_class
+    }
+
+    fn is_first_of_kind(&self, error: &Error) -> bool {
+        !self.kinds.contains(&error.kind())
     }
 
     fn count(&self) -> u32 {

@@ -63,6 +63,25 @@ async fn credentials_that_are_rejected_are_an_error() {
 }
 
 #[tokio::test(start_paused = true)]
+async fn a_response_without_a_token_is_an_error_the_first_time_even_in_an_outage() {
+    let (log, _guard) = LogCapture::start();
+    let source = Source::new(|n| match n {
+        1 | 2 | 5 => Outcome::failure(ErrorKind::Unavailable),
+        _ => Outcome::failure(ErrorKind::MalformedResponse),
+    });
+    let tokens = source.manager();
+    let _warm = tokens.keep_warm();
+    while source.count() < 8 {
+        sleep(secs(1)).await;
+    }
+    sleep(secs(1)).await;
+    let levels = log.starting_with("token refresh failed");
+    let levels: Vec<_> = levels.iter().map(|(level, _)| *level).collect();
+    let (error, warn, debug) = (Level::ERROR, Level::WARN, Level::DEBUG);
+    assert_eq!(levels, [warn, warn, error, warn, debug, debug, debug, warn]);
+}
+
+#[tokio::test(start_paused = true)]
 async fn an_outage_does_not_hide_that_credentials_are_rejected_after_it() {
     let (log, _guard) = LogCapture::start();
     let source = Source::new(|n| match n {
