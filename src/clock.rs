@@ -1,6 +1,6 @@
 //! The monotonic clock and the wall clock, read together.
 
-use std::time::{Duration, SystemTime};
+use std::time::{Duration, SystemTime, UNIX_EPOCH};
 
 use tokio::time::Instant;
 
@@ -22,6 +22,12 @@ impl Moment {
             monotonic: Instant::now(),
             wall: wall_clock(),
         }
+    }
+
+    /// Milliseconds since 1970, by the wall clock. Zero if that stands before 1970.
+    pub(crate) fn unix_millis(self) -> u64 {
+        let since_1970 = self.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
+        since_1970.as_millis().try_into().unwrap_or(u64::MAX)
     }
 
     /// The moment `time` later, on both clocks.

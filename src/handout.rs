@@ -6,7 +6,7 @@ use http::header::{CACHE_CONTROL, RETRY_AFTER};
 use http::{HeaderMap, HeaderValue, StatusCode};
 use serde::{Serialize, Serializer, ser::SerializeStruct};
 
-use crate::{error::Error, token::AccessToken};
+use crate::{clock::Moment, error::Error, token::AccessToken};
 
 /// For an error without `retry_after`: most likely an attempt is running, and by default it takes 5 s at most.
 const DEFAULT_RETRY_AFTER: Duration = Duration::from_secs(5);
@@ -19,14 +19,17 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 
 /// An access token for a browser, from [`TokenManager::hand_out`](crate::TokenManager::hand_out).
 ///
-/// It serialises to a token response (RFC 6749, section 5.1). There is no other way to read the token:
+/// It serialises to a token response (RFC 6749, section 5.1), with OS's `issued_at`. There is no other way to read the
+/// token:
 ///
 /// ```json
-/// {"access_token": "…", "expires_in": 240, "token_type": "Bearer"}
+/// {"access_token": "…", "expires_in": 240, "token_type": "Bearer", "issued_at": 1784635382476}
 /// ```
 ///
-/// `expires_in` is a number: the remaining lifetime in whole seconds at the moment of serialisation. `Debug` shows no
-/// token.
+/// Both figures are numbers, and count from the moment of serialisation. `expires_in` is the remaining lifetime in whole
+/// seconds. `issued_at` is that moment in Unix milliseconds, by the server's clock. So a page written for OS's own answer
+/// gets an end that is never too late from `issued_at + expires_in * 1000`. A page that counts `expires_in` on its own
+/// monotonic clock depends on no one's clock. `Debug` shows no token.
 ///
 /// The types are those of the crate `http`, which axum and others accept directly:
 ///
@@ -73,10 +76,13 @@ impl HandOut {
 
 impl Serialize for HandOut {
     fn serialize<S: Serializer>(&self, serializer: S) -> Result<S::Ok, S::Error> {
-        let mut json = serializer.serialize_struct("HandOut", 3)?;
+        // One moment for both figures, so that their sum is not after the token's end.
+        let now = Moment::now();
+        let mut json = serializer.serialize_struct("HandOut", 4)?;
         json.serialize_field("access_token", self.0.expose_secret())?;
-        json.serialize_field("expires_in", &self.0.remaining().as_secs())?;
+        json.serialize_field("expires_in", &self.0.remaining_at(now).as_secs())?;
         json.serialize_field("token_type", "Bearer")?;
+        json.serialize_field("issued_at", &now.unix_millis())?;
         json.end()
     }
 }
@@ -84,7 +90,7 @@ impl Serialize for HandOut {
 #[cfg(test)]
 mod tests {
     use super::*;
-    use crate::error::ErrorKind;
+    use crate::{clock::stepped::step_ahead, error::ErrorKind};
 
     fn hand_out(life: Duration) -> HandOut {
         HandOut(AccessToken::new("canary", life).unwrap())
@@ -103,12 +109,46 @@ mod tests {
     #[test]
     fn it_serialises_to_a_token_answer_with_the_whole_seconds_that_are_left() {
         let token = hand_out(Duration::from_millis(240_900));
+        let json = serde_json::to_string(&token).unwrap();
+        let (before, issued_at) = json.split_once(r#","issued_at":"#).unwrap();
         assert_eq!(
-            serde_json::to_string(&token).unwrap(),
-            r#"{"access_token":"canary","expires_in":240,"token_type":"Bearer"}"#
+            before,
+            r#"{"access_token":"canary","expires_in":240,"token_type":"Bearer""#
+        );
+        assert!(
+            issued_at.trim_end_matches('}').parse::<u64>().is_ok(),
+            "{issued_at} is a number"
         );
         let spent = serde_json::to_value(hand_out(Duration::ZERO)).unwrap();
         assert_eq!(spent["expires_in"], 0);
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn issued_at_and_expires_in_give_an_end_that_is_at_most_a_second_before_the_tokens() {
+        for life in [240_000, 240_900, 1, 0].map(Duration::from_millis) {
+            // In unit tests both clocks are paused, so the token's end is known to the millisecond.
+            let end = Moment::now().after(life).unix_millis();
+            let token = hand_out(life);
+            for passed in [0, 1, 999, 100_000].map(Duration::from_millis) {
+                tokio::time::advance(passed).await;
+                let now = Moment::now().unix_millis();
+                let json = serde_json::to_value(&token).unwrap();
+                let [issued_at, expires_in] = ["issued_at", "expires_in"].map(|name| json[name].as_u64().unwrap());
+                assert_eq!(issued_at, now);
+                let told = issued_at + expires_in * 1_000;
+                assert!(told <= end.max(now) && end <= told + 1_000, "{told} for {end}");
+            }
+        }
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn issued_at_goes_by_a_wall_clock_that_was_set_and_its_end_is_still_not_too_late() {
+        let token = hand_out(Duration::from_secs(240));
+        let end = Moment::now().unix_millis() + 240_000;
+        step_ahead(Duration::from_secs(100));
+        let json = serde_json::to_value(&token).unwrap();
+        assert_eq!(json["expires_in"], 140);
+        assert_eq!(json["issued_at"].as_u64().unwrap() + 140_000, end);
     }
 
     #[test]
