@@ -37,10 +37,11 @@ pub(crate) fn refreshed(
     status: &TokenStatus,
 ) {
     let outcome_label = match outcome {
-        Outcome::Refreshed { .. } => "adopted",
+        Outcome::Refreshed { .. } => "ok",
         Outcome::Failed { error, .. } => kind_label(error.kind()),
         Outcome::Abandoned => return,
     };
+    describe();
     let labels = [("reason", reason_label(reason)), ("outcome", outcome_label)];
     count("os_token_refreshes_total", project, &labels);
     time("os_token_refresh_seconds", project, &[], elapsed);
@@ -324,6 +325,47 @@ fn kind_label(kind: ErrorKind) -> &'static str {
         ErrorKind::Timeout => "timeout",
     }
 }
+
+/// Describes every metric to the recorder. It is repeated at the end of each refresh, because a program may install its
+/// recorder at any time, and a description that came before is lost. Recorders ignore the repetition.
+#[cfg(feature = "metrics")]
+fn describe() {
+    use metrics::{Unit, describe_counter, describe_gauge, describe_histogram};
+
+    describe_counter!(
+        "os_token_refreshes_total",
+        Unit::Count,
+        "Refreshes of the OS access token, by reason and outcome"
+    );
+    describe_histogram!(
+        "os_token_refresh_seconds",
+        Unit::Seconds,
+        "Duration of a refresh of the OS access token"
+    );
+    describe_histogram!(
+        "os_token_wait_seconds",
+        Unit::Seconds,
+        "Waits of callers that found no suitable OS access token"
+    );
+    describe_counter!(
+        "os_token_unauthorized_total",
+        Unit::Count,
+        "401s to requests with an OS access token, by what was done about them"
+    );
+    describe_gauge!(
+        "os_token_consecutive_failures",
+        Unit::Count,
+        "Failed refreshes of the OS access token since the last one that succeeded"
+    );
+    describe_gauge!(
+        "os_token_remaining_seconds",
+        Unit::Seconds,
+        "Remaining lifetime of the OS access token at the end of its last refresh"
+    );
+}
+
+#[cfg(not(feature = "metrics"))]
+fn describe() {}
 
 type Labels<'a> = &'a [(&'static str, &'static str)];
 

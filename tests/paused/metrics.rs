@@ -1,5 +1,8 @@
 //! Metrics of refreshes and waits, as a real recorder collects them.
 
+use std::collections::BTreeSet;
+
+use metrics::Unit;
 use osdatahub_auth::{ErrorKind, TokenManager};
 use test_support::{LIFETIME, MetricsCapture, Outcome, Source, millis, secs};
 use tokio::time::{advance, sleep, timeout};
@@ -15,7 +18,7 @@ async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
     // Cold …
     tokens.token().await.unwrap();
     let first = metrics.take();
-    assert_eq!(first.counter("os_token_refreshes_total reason=cold outcome=adopted"), 1);
+    assert_eq!(first.counter("os_token_refreshes_total reason=cold outcome=ok"), 1);
     assert_eq!(first.histogram("os_token_refresh_seconds"), [0.05]);
     assert_eq!(first.histogram("os_token_wait_seconds for=usable"), [0.05]);
     assert!(first.gauge("os_token_consecutive_failures").abs() < f64::EPSILON);
@@ -43,7 +46,7 @@ async fn refreshes_are_counted_by_reason_and_outcome_and_timed() {
     let last = metrics.take();
     assert_eq!(last.counter("os_token_unauthorized_total action=replaced"), 1);
     for reason in ["unusable", "forced", "rejected"] {
-        let name = format!("os_token_refreshes_total reason={reason} outcome=adopted");
+        let name = format!("os_token_refreshes_total reason={reason} outcome=ok");
         assert_eq!(last.counter(&name), 1, "{reason}");
     }
     let totals = tokens.status().refreshes;
@@ -113,11 +116,51 @@ async fn projects_with_names_are_told_apart() {
         [1.0, 0.0].map(f64::to_bits)
     );
     for name in [
-        "os_token_refreshes_total reason=cold outcome=adopted project=public",
+        "os_token_refreshes_total reason=cold outcome=ok project=public",
         "os_token_refresh_seconds project=public",
         "os_token_wait_seconds for=usable project=public",
         "os_token_remaining_seconds project=public",
     ] {
         assert!(recorded.contains(name), "{name} is missing from {recorded:#?}");
     }
+}
+
+#[tokio::test(start_paused = true)]
+async fn every_metric_is_described_to_a_recorder_that_came_late() {
+    let tokens = Source::healthy().manager();
+    let token = tokens.token().await.unwrap();
+    let (metrics, _guard) = MetricsCapture::start();
+    advance(secs(10)).await;
+    tokens.reject(&token);
+    tokens.token().await.unwrap();
+    let units = metrics.take_units();
+    let units: Vec<_> = units.iter().map(|(name, unit)| (name.as_str(), *unit)).collect();
+    let (count, seconds) = (Some(Unit::Count), Some(Unit::Seconds));
+    assert_eq!(
+        units,
+        [
+            ("os_token_consecutive_failures", count),
+            ("os_token_refresh_seconds", seconds),
+            ("os_token_refreshes_total", count),
+            ("os_token_remaining_seconds", seconds),
+            ("os_token_unauthorized_total", count),
+            ("os_token_wait_seconds", seconds),
+        ]
+    );
+}
+
+/// Names of metrics are part of the API.
+#[test]
+fn the_guide_lists_every_metric_that_is_described_and_no_other() {
+    let guide = include_str!("../../src/guide/operating.md");
+    let code = include_str!("../../src/telemetry.rs");
+    let rows = guide.lines().filter_map(|line| line.strip_prefix("| `os_token_"));
+    let listed: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
+    let calls = ["describe_counter!(", "describe_gauge!(", "describe_histogram!("];
+    let calls = calls.into_iter().flat_map(|call| code.split(call).skip(1));
+    let described: BTreeSet<_> = calls
+        .map(|call| call.split('"').nth(1).unwrap().strip_prefix("os_token_").unwrap())
+        .collect();
+    assert_eq!(listed, described);
+    assert!(listed.len() >= 6, "{listed:?}");
 }

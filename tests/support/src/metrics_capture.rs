@@ -2,7 +2,7 @@
 
 use std::collections::BTreeMap;
 
-use metrics::LocalRecorderGuard;
+use metrics::{LocalRecorderGuard, Unit};
 use metrics_util::debugging::{DebugValue, DebuggingRecorder, Snapshotter};
 
 /// Recorder of the metrics of the current thread.
@@ -26,6 +26,17 @@ impl MetricsCapture {
             (name.as_str().to_owned() + &labels.collect::<String>(), value)
         });
         Recorded(by_name.collect())
+    }
+
+    /// The units of what was recorded since the last call, by name. `None` if a metric was not described. This resets
+    /// every metric.
+    pub fn take_units(&self) -> BTreeMap<String, Option<Unit>> {
+        let all = self.0.snapshot().into_vec().into_iter();
+        all.map(|(key, unit, description, _)| {
+            let described = description.is_some_and(|text| !text.is_empty());
+            (key.key().name().to_owned(), unit.filter(|_| described))
+        })
+        .collect()
     }
 }
 
