@@ -362,6 +362,18 @@ fn describe() {
         Unit::Seconds,
         "Remaining lifetime of the OS access token at the end of its last refresh"
     );
+    #[cfg(feature = "redis")]
+    describe_counter!(
+        "os_token_shared_fetches_total",
+        Unit::Count,
+        "Fetches of an OS access token that processes share, by outcome"
+    );
+    #[cfg(feature = "redis")]
+    describe_histogram!(
+        "os_token_lease_wait_seconds",
+        Unit::Seconds,
+        "Waits for another process to fetch an OS access token"
+    );
 }
 
 #[cfg(not(feature = "metrics"))]
