@@ -17,7 +17,9 @@ use std::{
 };
 
 use async_trait::async_trait;
-use benches::{CachedHeader, ConstantHeader, Limit, chain, finish, fresh, header, poll_once, ratio, report, send};
+use benches::{
+    CachedHeader, ConstantHeader, Limit, Nothing, chain, finish, fresh, header, poll_once, ratio, report, send, send_to,
+};
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
 use osdatahub_auth::BearerAuth;
@@ -59,6 +61,11 @@ fn main() -> ExitCode {
             );
         }
     }
+
+    let nothing = chain(Nothing);
+    let elsewhere = |client| time(&mut || send_to("https://gateway.example/maps/raster/v1/7/63/42.png", client, None));
+    let measured = ratio(ROUNDS, || elsewhere(&nothing), || elsewhere(&with_replay));
+    report("chain/passed_through_over_nothing", measured, Limit::AtMost(1.05));
     finish()
 }
 

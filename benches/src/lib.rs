@@ -78,6 +78,21 @@ impl Middleware for ConstantHeader {
     }
 }
 
+/// Layer that does nothing: the minimum that any layer costs.
+pub struct Nothing;
+
+#[async_trait]
+impl Middleware for Nothing {
+    async fn handle(
+        &self,
+        request: Request,
+        extensions: &mut Extensions,
+        next: Next<'_>,
+    ) -> reqwest_middleware::Result<Response> {
+        next.run(request, extensions).await
+    }
+}
+
 /// Terminal layer that responds at once, in place of a client.
 pub struct Stub;
 
@@ -94,9 +109,18 @@ pub fn chain(layer: impl Middleware) -> ClientWithMiddleware {
     ClientBuilder::new(Client::new()).with(layer).with(Stub).build()
 }
 
-/// Sends one request through such a client.
+/// Sends one request to OS through such a client.
 pub fn send(client: &ClientWithMiddleware, body: Option<&Bytes>) {
-    let url = Url::parse("https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png").expect("a URL");
+    send_to(
+        "https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png",
+        client,
+        body,
+    );
+}
+
+/// Sends one request through such a client.
+pub fn send_to(url: &str, client: &ClientWithMiddleware, body: Option<&Bytes>) {
+    let url = Url::parse(url).expect("a URL");
     let method = if body.is_some() { Method::POST } else { Method::GET };
     let mut request = Request::new(method, url);
     *request.body_mut() = body.map(|body| body.clone().into());

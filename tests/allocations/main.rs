@@ -8,7 +8,7 @@ use std::{
 };
 
 use allocation_counter::{AllocationInfo, measure};
-use benches::{ConstantHeader, Fixed, LIFE, fresh, header, poll_once};
+use benches::{ConstantHeader, Fixed, LIFE, Nothing, Stub, fresh, header, poll_once};
 use http::{Extensions, header::AUTHORIZATION};
 use osdatahub_auth::{
     AccessToken, BearerAuth, Error, ErrorKind, ProjectCredentials, TokenEndpoint, TokenManager, TokenSource,
@@ -87,15 +87,19 @@ impl Middleware for Terminal {
 }
 
 fn allocations_per_request(layer: impl Middleware) -> AllocationInfo {
+    allocations_of(
+        "https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png",
+        layer,
+        Terminal,
+    )
+}
+
+fn allocations_of(url: &str, layer: impl Middleware, terminal: impl Middleware) -> AllocationInfo {
     let client: ClientWithMiddleware = ClientBuilder::new(reqwest::Client::new())
         .with(layer)
-        .with(Terminal)
+        .with(terminal)
         .build();
-    let request = || {
-        client
-            .get("https://api.os.uk/maps/raster/v1/zxy/Road_3857/7/63/42.png")
-            .build()
-    };
+    let request = || client.get(url).build();
     // The first request is not measured, because it also makes one-off allocations.
     poll_once(client.execute(request().unwrap())).unwrap();
     let request = request().unwrap();
@@ -115,6 +119,19 @@ fn a_request_allocates_no_more_than_with_a_constant_header() {
     assert!(
         ours.count_total <= constant.count_total,
         "{ours:?}, but {constant:?} with a fixed header"
+    );
+}
+
+#[test]
+fn a_request_to_another_origin_allocates_no_more_than_with_a_layer_that_does_nothing() {
+    let url = "https://gateway.example/maps/raster/v1/zxy/Road_3857/7/63/42.png";
+    let (tokens, _) = fresh();
+    let nothing = allocations_of(url, Nothing, Stub);
+    let ours = allocations_of(url, BearerAuth::new(tokens), Stub);
+    assert!(nothing.count_total > 0);
+    assert!(
+        ours.count_total <= nothing.count_total,
+        "{ours:?}, but {nothing:?} with a layer that does nothing"
     );
 }
 
