@@ -1,35 +1,40 @@
 //! Fake Data Hub: an HTTP server on loopback, for tests and examples.
 
-mod message;
+mod answer;
+mod api;
+mod failures;
+mod fault;
+mod project;
+mod rate_limit;
+mod request;
+mod routes;
+mod sample;
+mod server;
 mod state;
 
-use std::sync::{Arc, Mutex, MutexGuard, PoisonError};
-use std::{convert::Infallible, fmt, io, iter::repeat_n, time::Duration};
+use std::net::{IpAddr, Ipv4Addr, SocketAddr};
+use std::sync::{Arc, Mutex, MutexGuard};
+use std::{fmt, io, time::Duration};
 
-use http_body_util::Full;
-use hyper::{server::conn::http1, service::service_fn};
-use hyper_util::rt::TokioIo;
-use tokio::net::{TcpListener, TcpStream};
-use tokio::task::JoinSet;
+use http::StatusCode;
+use tokio::{net::TcpListener, task::JoinSet, time::sleep};
 use url::Url;
 
-pub use self::message::{FakeAnswer, ReceivedRequest};
-use self::state::{Action, Route, State, credentials_with_basic};
+pub use self::answer::FakeAnswer;
+pub use self::request::ReceivedRequest;
+use self::routes::Route;
+use self::state::{State, TOKEN_PATH};
 use crate::credentials::ProjectCredentials;
 
-const TOKEN_PATH: &str = "/oauth2/token/v1";
-
-/// Delay before the next `accept` after one has failed. The usual cause is that file descriptors have run out, and
-/// some may soon be free again.
-const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(10);
-
-/// A fake OS Data Hub on a free loopback port, with a token endpoint and APIs that require its tokens. Your tests can
-/// use it in place of OS. Needs the feature `test-util`.
+/// A fake OS Data Hub on a loopback port, with a token endpoint and APIs that require its tokens. Your tests can use
+/// it in place of OS. Needs the feature `test-util`.
 ///
 /// It copies the Data Hub's oddities:
-/// - numbers are sent as strings;
-/// - an unknown path gets a landing page with status 200;
-/// - three kinds of 401 are about the token, and one is not.
+/// - The token endpoint sends numbers as strings. It answers a `GET` with a 404 in plain text.
+/// - An unknown path gets a landing page with status 200.
+/// - Three kinds of 401 are about the token. Two are not: the API is not in the project, and no credential was sent.
+/// - A refusal comes as JSON, as XML for an image, and as an OWS exception report from WFS, WMTS and Vector Tiles.
+/// - The Downloads API redirects with a 302, or with a 307 if the query has `redirect`.
 ///
 /// You can make it fail, respond slowly or revoke its tokens, and it shows you the requests that it received.
 ///
@@ -37,11 +42,12 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(10);
 /// request gets a 413 and is not recorded.
 ///
 /// A path under `/maps/`, `/features/`, `/search/`, `/downloads/` or `/positioning/` is an API path. It requires a
-/// Bearer token (RFC 6750). The response is then a 200 with a short JSON body that names the path.
+/// Bearer token (RFC 6750), and then responds with a short sample in the API's format. A path for which you set a
+/// response requires the token too, except with [`answer_public_path`](Self::answer_public_path). The hub is stricter
+/// here than OS, which serves a few lists, such as that of its open products, without a token.
 ///
-/// API paths also support CORS, so that a page of another origin can call them. The hub responds to preflights, and
-/// lets any origin read the responses. A response set with [`answer_path`](Self::answer_path) gets no CORS headers,
-/// nor does any response of the token endpoint.
+/// All these paths support CORS, so that a page of another origin can call them. The hub responds to preflights, and
+/// adds `Access-Control-Allow-Origin: *` to each response that has no such header. The token endpoint has no CORS.
 ///
 /// Dropping the hub stops its tasks. The runtime then closes the listener and every connection.
 ///
@@ -69,7 +75,7 @@ const ACCEPT_RETRY_DELAY: Duration = Duration::from_millis(10);
 pub struct FakeDataHub {
     origin: Url,
     state: Arc<Mutex<State>>,
-    /// The accept task. Dropping the set aborts it, which closes all connections.
+    /// The server's task. Dropping the set aborts it, which closes all connections.
     _server: JoinSet<()>,
 }
 
@@ -82,12 +88,27 @@ impl FakeDataHub {
     /// # Panics
     /// Outside a tokio runtime with I/O and time enabled.
     pub async fn start() -> io::Result<Self> {
-        let listener = TcpListener::bind(("127.0.0.1", 0)).await?;
-        let address = listener.local_addr()?;
+        Self::start_on((Ipv4Addr::LOCALHOST, 0)).await
+    }
+
+    /// Starts a hub on a fixed address, such as `([127, 0, 0, 1], 8080)`. Other programs can then be set up to use it.
+    ///
+    /// # Errors
+    /// If the port cannot be opened, for example because it is in use.
+    ///
+    /// # Panics
+    /// Outside a tokio runtime with I/O and time enabled.
+    pub async fn start_on(address: impl Into<SocketAddr>) -> io::Result<Self> {
+        let listener = TcpListener::bind(address.into()).await?;
+        let mut address = listener.local_addr()?;
+        if address.ip().is_unspecified() {
+            // All addresses of the machine, of which a client needs one.
+            address.set_ip(IpAddr::V4(Ipv4Addr::LOCALHOST));
+        }
         let origin = Url::parse(&format!("http://{address}/")).map_err(io::Error::other)?;
         let state = Arc::new(Mutex::new(State::new()));
         let mut server = JoinSet::new();
-        server.spawn(accept_loop(listener, Arc::clone(&state)));
+        server.spawn(server::run(listener, Arc::clone(&state)));
         Ok(Self {
             origin,
             state,
@@ -98,7 +119,7 @@ impl FakeDataHub {
     /// The project's current key and secret. Defaults to random alphanumerics, 32 for the key and 16 for the secret.
     #[must_use]
     pub fn credentials(&self) -> ProjectCredentials {
-        self.state().credentials.clone()
+        self.state().project.credentials.clone()
     }
 
     /// Replaces the project's key and secret, as regenerating them on the Data Hub does.
@@ -108,10 +129,7 @@ impl FakeDataHub {
     /// # Panics
     /// If [`ProjectCredentials::new`] rejects the values.
     pub fn set_credentials(&self, key: &str, secret: &str) {
-        let (credentials, basic_credentials) = credentials_with_basic(key, secret);
-        let mut state = self.state();
-        state.credentials = credentials;
-        state.basic_credentials = basic_credentials;
+        self.state().project.set_credentials(key, secret);
     }
 
     /// The hub's origin: `http://127.0.0.1:PORT/`.
@@ -150,19 +168,27 @@ impl FakeDataHub {
     /// It is sent in seconds as `expires_in`, with a decimal point only if it is not a whole number. Defaults to OS's
     /// 299 s.
     pub fn set_lifetime(&self, lifetime: Duration) {
-        self.state().lifetime = lifetime;
+        self.state().project.lifetime = lifetime;
     }
 
     /// Sends `expires_in` and `issued_at` as JSON numbers instead of strings. OS's specification has numbers, but its
     /// responses have strings. Defaults to `false`: strings.
     pub fn send_numbers(&self, numbers: bool) {
-        self.state().send_numbers = numbers;
+        self.state().project.send_numbers = numbers;
     }
 
     /// Delays every response to a token request, failures included. The delay starts when the request arrives. The
     /// hub checks the credentials and issues the token after the delay. Defaults to zero.
     pub fn set_delay(&self, delay: Duration) {
-        self.state().delay = delay;
+        self.state().token_delay = delay;
+    }
+
+    /// Limits the transactions a minute, and refuses more with a 429. Defaults to `None`: no limit.
+    ///
+    /// OS allows 50 in development mode and 600 in live mode. It counts them for each API of a project. The hub counts
+    /// token requests too, as if for an API: whether OS does so is not known.
+    pub fn set_rate_limit(&self, per_minute: Option<u32>) {
+        self.state().rate_limit.per_minute = per_minute;
     }
 
     /// Queues this response for `n` token requests, behind the responses that earlier calls queued.
@@ -170,55 +196,95 @@ impl FakeDataHub {
     /// A request takes its response from the queue when it arrives. Defaults to an empty queue. For a failure that
     /// does not end, use [`fail`](Self::fail), which takes effect once the queue is empty.
     pub fn fail_next(&self, n: usize, response: FakeAnswer) {
-        self.state().queued_failures.extend(repeat_n(response, n));
+        self.state().token_failures.queue(n, response);
     }
 
     /// Sends this response to every token request, until [`recover`](Self::recover). Defaults to no failure.
     pub fn fail(&self, response: FakeAnswer) {
-        self.state().outage = Some(response);
+        self.state().token_failures.begin_outage(response);
     }
 
-    /// Ends the failures set with [`fail`](Self::fail) and [`fail_next`](Self::fail_next). Other settings stay.
+    /// Queues this response for `n` requests that have a valid token, to any API, as [`fail_next`](Self::fail_next)
+    /// does for token requests. Routes do not matter. Defaults to an empty queue.
+    pub fn fail_api_next(&self, n: usize, response: FakeAnswer) {
+        self.state().api_failures.queue(n, response);
+    }
+
+    /// Sends this response to every request that has a valid token, to any API, until [`recover`](Self::recover).
+    /// Takes effect once the queue of [`fail_api_next`](Self::fail_api_next) is empty. Defaults to no failure.
+    pub fn fail_api(&self, response: FakeAnswer) {
+        self.state().api_failures.begin_outage(response);
+    }
+
+    /// Ends all failures, of the token endpoint and of the APIs. Other settings stay.
     pub fn recover(&self) {
         let mut state = self.state();
-        state.queued_failures.clear();
-        state.outage = None;
+        state.token_failures.recover();
+        state.api_failures.recover();
     }
 
     /// Revokes every token issued so far.
     ///
     /// A 401 does not make a manager replace a new token: see [`TokenManager::reject`](crate::TokenManager::reject).
-    /// The manager must have held it for at least 5 s, or for a quarter of its lifetime if that is shorter. In a
-    /// test, set a lifetime of 2 s, for example, and revoke the token once it is older than 0.5 s.
+    /// In a test, use [`revoke_all_when_replaceable`](Self::revoke_all_when_replaceable).
     pub fn revoke_all(&self) {
-        self.state().tokens.clear();
+        self.state().project.revoke_all();
+    }
+
+    /// Waits until a 401 would make a manager replace each of the tokens, and then revokes them all.
+    ///
+    /// A 401 replaces a token only after the manager has held it for 5 s, or for a quarter of its lifetime if that is
+    /// shorter. The age that the token had when it was issued does not count, so only a shorter
+    /// [`set_lifetime`](Self::set_lifetime) makes this quicker: with 2 s, the wait is 0.5 s.
+    ///
+    /// Call it once the manager has a token. If the hub has issued none, there is no wait.
+    pub async fn revoke_all_when_replaceable(&self) {
+        let wait = self.state().project.replaceable_in();
+        sleep(wait).await;
+        self.revoke_all();
     }
 
     /// Removes the API at this exact path from the project. A request with a valid token then gets the 401 that is
     /// not about the token.
     ///
-    /// A path has one route: a later call of this method, [`redirect_path`](Self::redirect_path) or
-    /// [`answer_path`](Self::answer_path) replaces it. The query is ignored. A route for the token endpoint's path
-    /// has no effect.
+    /// A path has one route: a later call of this method, [`redirect_path`](Self::redirect_path),
+    /// [`answer_path`](Self::answer_path) or [`answer_public_path`](Self::answer_public_path) replaces it. The query is
+    /// ignored. A route for the token endpoint's path has no effect.
     pub fn refuse_path(&self, path: &str) {
         self.route(path, Route::Refuse);
     }
 
-    /// Redirects this exact path with a 307, after the Bearer check. The Downloads API redirects to its storage in
-    /// this way.
+    /// Removes a whole API from the project: every path that begins with this prefix, such as `/search/places/`.
+    ///
+    /// A route for an exact path takes precedence. If several prefixes match, the one registered last wins.
+    pub fn refuse_under(&self, prefix: &str) {
+        self.route_under(prefix, Route::Refuse);
+    }
+
+    /// Redirects this exact path, after the Bearer check.
+    ///
+    /// The status is 307, as for large files of OS Net. Under `/downloads/` it is 302 unless the query has `redirect`,
+    /// as for the `url` in a listing of the Downloads API.
     pub fn redirect_path(&self, path: &str, to: Url) {
         self.route(path, Route::Redirect(to));
     }
 
-    /// Sends this response to every request for this exact path, for any method and without a Bearer check.
+    /// Sends this response to every request for this exact path, for any method, after the Bearer check.
     pub fn answer_path(&self, path: &str, response: FakeAnswer) {
         self.route(path, Route::Respond(response));
     }
 
+    /// Sends this response to every request for this exact path, for any method and *without* a Bearer check.
+    ///
+    /// Use it for what is not OS's API: a page, a gateway's own path, or the storage that a download is redirected to. A
+    /// test of an API that uses it would pass without a token. The hub adds no CORS headers.
+    pub fn answer_public_path(&self, path: &str, response: FakeAnswer) {
+        self.route(path, Route::RespondToAnyone(response));
+    }
+
     /// Registers a handler for every path that begins with this prefix. It runs after the Bearer check.
     ///
-    /// Use it for APIs with many paths, such as map tiles. A route set with [`refuse_path`](Self::refuse_path),
-    /// `redirect_path` or `answer_path` takes precedence. If several prefixes match, the one registered last wins.
+    /// Use it for APIs with many paths, such as map tiles. Precedence is as for [`refuse_under`](Self::refuse_under).
     ///
     /// The hub adds `Access-Control-Allow-Origin: *` if the response has no such header, and changes nothing else.
     /// The handler may call the hub's methods. It should not block.
@@ -233,8 +299,15 @@ impl FakeDataHub {
     /// # }
     /// ```
     pub fn answer_under(&self, prefix: &str, handler: impl Fn(&ReceivedRequest) -> FakeAnswer + Send + Sync + 'static) {
-        let prefix = self.url(prefix).path().to_owned();
-        self.state().handlers.push_front((prefix, Arc::new(handler)));
+        self.route_under(prefix, Route::CallHandler(Arc::new(handler)));
+    }
+
+    /// Registers an observer, which sees each request with the status of its response, just before that is sent.
+    ///
+    /// Use it to log. It may call the hub's methods, and should not block. A later call replaces the observer.
+    /// Defaults to none.
+    pub fn on_response(&self, observer: impl Fn(&ReceivedRequest, StatusCode) + Send + Sync + 'static) {
+        self.state().observer = Some(Arc::new(observer));
     }
 
     /// The number of POST requests that the token endpoint has received, failed ones included.
@@ -257,13 +330,22 @@ impl FakeDataHub {
     }
 
     fn route(&self, path: &str, route: Route) {
-        // A request's path has a leading slash and is percent-encoded, so the key must be too.
-        let path = self.url(path).path().to_owned();
-        self.state().routes.insert(path, route);
+        let path = self.encoded_path(path);
+        self.state().routes.set(path, route);
+    }
+
+    fn route_under(&self, prefix: &str, route: Route) {
+        let prefix = self.encoded_path(prefix);
+        self.state().routes.set_under(prefix, route);
+    }
+
+    /// A path as it is in a request: with a leading slash, and percent-encoded.
+    fn encoded_path(&self, path: &str) -> String {
+        self.url(path).path().to_owned()
     }
 
     fn state(&self) -> MutexGuard<'_, State> {
-        lock(&self.state)
+        server::lock(&self.state)
     }
 }
 
@@ -275,52 +357,4 @@ impl fmt::Debug for FakeDataHub {
             .field("api_requests", &self.api_requests())
             .finish_non_exhaustive()
     }
-}
-
-async fn accept_loop(listener: TcpListener, state: Arc<Mutex<State>>) {
-    // Owned by this task, so that aborting it closes every connection.
-    let mut connections = JoinSet::new();
-    loop {
-        match listener.accept().await {
-            Ok((stream, _)) => {
-                connections.spawn(serve(stream, Arc::clone(&state)));
-            }
-            Err(_) => tokio::time::sleep(ACCEPT_RETRY_DELAY).await,
-        }
-        // Reaps the tasks that have ended, which a `JoinSet` keeps until they are joined.
-        while connections.try_join_next().is_some() {}
-    }
-}
-
-async fn serve(stream: TcpStream, state: Arc<Mutex<State>>) {
-    let service = service_fn(|request| async {
-        let response = match ReceivedRequest::read(request).await {
-            Some(request) => respond(&state, &request).await,
-            None => FakeAnswer::new(413, ""),
-        };
-        Ok::<_, Infallible>(response.0.map(Full::new))
-    });
-    // Ignored, because a client may close its connection at any time.
-    let _ = http1::Builder::new()
-        .serve_connection(TokioIo::new(stream), service)
-        .await;
-}
-
-async fn respond(state: &Mutex<State>, request: &ReceivedRequest) -> FakeAnswer {
-    let action = lock(state).receive(request);
-    match action {
-        Action::Respond(response) => response,
-        Action::RespondToTokenRequest { delay, failure } => {
-            if !delay.is_zero() {
-                tokio::time::sleep(delay).await;
-            }
-            failure.unwrap_or_else(|| lock(state).token_response(request))
-        }
-        Action::CallHandler(handler) => handler(request).allow_any_origin(),
-    }
-}
-
-fn lock(state: &Mutex<State>) -> MutexGuard<'_, State> {
-    // A poisoned lock is safe to use: no method panics halfway through an update, so the state is consistent.
-    state.lock().unwrap_or_else(PoisonError::into_inner)
 }

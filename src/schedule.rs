@@ -38,6 +38,9 @@ const MAX_BACKOFF_UNKNOWN_LIFETIME: Duration = Duration::from_secs(15);
 const FIRST_PERMANENT_BACKOFF: Duration = Duration::from_secs(5);
 const MAX_PERMANENT_BACKOFF: Duration = Duration::from_secs(30);
 
+/// The minimum age at which a first 401 replaces a token. A quarter of the lifetime, if that is less.
+const MIN_AGE_TO_REPLACE: Duration = Duration::from_secs(5);
+
 /// The ages at which a token changes state. Both scale with the lifetime, so their order holds for every lifetime:
 /// `stale ≤ unusable ≤ lifetime`.
 #[derive(Debug, Clone, Copy)]
@@ -63,6 +66,11 @@ pub(crate) fn expiry_margin(lifetime: Duration) -> Duration {
     (lifetime / 30)
         .clamp(Duration::from_millis(500), Duration::from_secs(10))
         .min(lifetime / 10)
+}
+
+/// The time for which a token must have been held before a first 401 replaces it.
+pub(crate) fn min_age_to_replace(lifetime: Duration) -> Duration {
+    MIN_AGE_TO_REPLACE.min(lifetime / 4)
 }
 
 /// The wait after a failure. `class_failures` counts the failures of its class, transient or permanent, since the last

@@ -104,9 +104,26 @@ impl Middleware for Stub {
     }
 }
 
+/// Terminal layer that panics if the request is not authenticated.
+struct AssertAuthenticated;
+
+#[async_trait]
+impl Middleware for AssertAuthenticated {
+    async fn handle(&self, request: Request, _: &mut Extensions, _: Next<'_>) -> reqwest_middleware::Result<Response> {
+        assert!(request.headers().contains_key(AUTHORIZATION));
+        Ok(http::Response::new("").into())
+    }
+}
+
 /// Client with this layer and a stub in place of the network.
+///
+/// # Panics
+/// If the layer does not authenticate. A layer that does nothing would be the fastest.
 pub fn chain(layer: impl Middleware) -> ClientWithMiddleware {
-    ClientBuilder::new(Client::new()).with(layer).with(Stub).build()
+    let layer: Arc<dyn Middleware> = Arc::new(layer);
+    let client = || ClientBuilder::new(Client::new()).with_arc(layer.clone());
+    send(&client().with(AssertAuthenticated).build(), None);
+    client().with(Stub).build()
 }
 
 /// Sends one request to OS through such a client.

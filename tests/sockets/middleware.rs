@@ -160,7 +160,7 @@ async fn without_a_token_the_request_is_not_sent_and_the_error_says_why() {
 async fn a_redirect_to_another_host_does_not_take_the_token_along() {
     let setup = Setup::new().await;
     let storage = FakeDataHub::start().await.unwrap();
-    storage.answer_path("/signed", FakeAnswer::new(200, "the file"));
+    storage.answer_public_path("/signed", FakeAnswer::new(200, "the file"));
     setup.hub.redirect_path("/downloads/v1/x", storage.url("/signed"));
     let response = setup.client.get(setup.hub.url("/downloads/v1/x")).send().await.unwrap();
     assert_eq!(response.text().await.unwrap(), "the file");
@@ -172,11 +172,17 @@ async fn a_redirect_to_another_host_does_not_take_the_token_along() {
 async fn a_401_from_the_other_end_of_a_redirect_says_nothing_of_the_token() {
     let setup = Setup::new().await;
     let storage = FakeDataHub::start().await.unwrap();
-    setup.hub.redirect_path("/downloads/v1/x", storage.url(NAMES));
+    let challenge = r#"Bearer error="invalid_token""#;
+    storage.answer_public_path(
+        "/signed",
+        FakeAnswer::new(401, "").with_header("WWW-Authenticate", challenge),
+    );
+    setup.hub.redirect_path("/downloads/v1/x", storage.url("/signed"));
     setup.until_replaceable().await;
     assert_eq!(setup.get("/downloads/v1/x").await, 401);
     assert_eq!(setup.tokens.status().state, TokenState::Fresh);
     assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 1));
+    assert_eq!(storage.api_requests(), 1);
 }
 
 /// A redirect with a 307, which repeats method and body.
@@ -191,8 +197,9 @@ async fn a_401_at_the_end_of_a_redirect_there_and_back_costs_nothing_and_sends_n
         let other = FakeDataHub::start().await.unwrap();
         let polygon = setup.hub.url("/search/places/v1/polygon");
         setup.hub.answer_path(polygon.path(), redirect(&other.url("/hop")));
-        other.answer_path("/hop", redirect(&setup.hub.url("/search/end")));
-        setup.hub.answer_path("/search/end", FakeAnswer::new(401, ""));
+        other.answer_public_path("/hop", redirect(&setup.hub.url("/search/end")));
+        // The token does not come back with the redirect.
+        setup.hub.answer_public_path("/search/end", FakeAnswer::new(401, ""));
         setup.until_replaceable().await;
         let response = setup.client.post(polygon).body("{}").send().await.unwrap();
         assert_eq!(response.status(), 401);
@@ -384,6 +391,7 @@ async fn a_401_that_is_not_about_the_token_costs_nothing_in_whatever_envelope() 
         assert_eq!(setup.get("/features/v1/wfs").await, 401);
     }
     assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, requests));
+    assert!(setup.bearers().iter().all(Option::is_some));
     assert_eq!(setup.tokens.status().state, TokenState::Fresh);
 }
 
@@ -502,6 +510,7 @@ async fn a_token_that_we_have_just_had_is_not_replaced() {
         assert_eq!(setup.get(NAMES).await, 401);
     }
     assert_eq!((setup.hub.token_posts(), setup.hub.api_requests()), (1, 10));
+    assert!(setup.bearers().iter().all(Option::is_some));
 }
 
 #[tokio::test]
@@ -607,9 +616,10 @@ async fn a_late_401_for_an_older_token_costs_no_post() {
 /// Server whose response is a 401 with a body in delayed pieces, none of which mentions the token.
 async fn serve_401_in_pieces(pieces: Vec<(Duration, Bytes)>) -> RawServer {
     let pieces = Arc::new(pieces);
-    RawServer::start(move |mut stream, _| {
+    RawServer::start(move |mut stream, request| {
         let pieces = pieces.clone();
         async move {
+            assert!(request.contains("authorization: Bearer "), "{request}");
             let length: usize = pieces.iter().map(|(_, piece)| piece.len()).sum();
             let head = format!("HTTP/1.1 401 No\r\nX-Kept: yes\r\nContent-Length: {length}\r\n\r\n");
             stream.write_all(head.as_bytes()).await.unwrap();
@@ -669,6 +679,7 @@ async fn a_401_that_breaks_off_still_breaks_off_where_it_did() {
     let mut response = client.get(server.url("/")).send().await.unwrap();
     assert_eq!(response.chunk().await.unwrap().unwrap(), "only this");
     assert!(response.chunk().await.is_err());
+    assert_eq!(setup.hub.token_posts(), 1);
 }
 
 #[tokio::test]

@@ -63,7 +63,7 @@ async fn soak(time: Duration) {
     let hub = Arc::new(FakeDataHub::start().await.unwrap());
     hub.set_lifetime(LIFETIME);
     let storage = FakeDataHub::start().await.unwrap();
-    storage.answer_path("/signed", FakeAnswer::new(200, "the file"));
+    storage.answer_public_path("/signed", FakeAnswer::new(200, "the file"));
     hub.redirect_path("/downloads/v1/file", storage.url("/signed"));
     let proxy = ResettingProxy::in_front_of(hub.token_url()).await;
     let endpoint = TokenEndpoint::builder(hub.credentials())

@@ -24,9 +24,8 @@ use std::time::Duration;
 use tokio::time::Instant;
 
 use super::CurrentToken;
+use crate::schedule::min_age_to_replace;
 
-/// The minimum age at which a first 401 replaces a token. A quarter of the lifetime, if that is less.
-const FIRST_MIN_AGE: Duration = Duration::from_secs(5);
 const MAX_MIN_AGE: Duration = Duration::from_secs(60);
 
 #[derive(Debug, Clone, Default)]
@@ -57,7 +56,7 @@ impl Throttle {
     fn admit(&mut self, now: Instant, current: &CurrentToken) -> bool {
         let in_streak = self.last_401.is_some_and(|last| now - last < self.min_age * 2);
         if !in_streak {
-            self.min_age = first_min_age(current.token.lifetime());
+            self.min_age = min_age_to_replace(current.token.lifetime());
         }
         self.last_401 = Some(now);
         // A shared token may be older than the time that this process has held it.
@@ -67,10 +66,6 @@ impl Throttle {
         }
         admitted
     }
-}
-
-fn first_min_age(lifetime: Duration) -> Duration {
-    FIRST_MIN_AGE.min(lifetime / 4)
 }
 
 fn next_min_age(min_age: Duration) -> Duration {
@@ -85,8 +80,8 @@ mod tests {
 
     #[test]
     fn a_rejection_wait_doubles_to_60_s() {
-        assert_eq!(first_min_age(299 * SECOND), 5 * SECOND);
-        assert_eq!(first_min_age(8 * SECOND), 2 * SECOND);
+        assert_eq!(min_age_to_replace(299 * SECOND), 5 * SECOND);
+        assert_eq!(min_age_to_replace(8 * SECOND), 2 * SECOND);
         let mut ages = vec![5 * SECOND];
         for _ in 0..5 {
             ages.push(next_min_age(ages[ages.len() - 1]));

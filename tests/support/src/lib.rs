@@ -8,6 +8,7 @@
     reason = "only this repository uses it"
 )]
 
+mod example;
 mod log_capture;
 mod metrics_capture;
 mod raw;
@@ -15,6 +16,7 @@ mod redis_server;
 mod source;
 mod tls;
 
+pub use example::fails_without_bearer_auth;
 pub use log_capture::LogCapture;
 pub use metrics_capture::MetricsCapture;
 pub use raw::{RawServer, http_2_goaway, http_response};

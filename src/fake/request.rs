@@ -1,66 +1,19 @@
-//! Requests and responses of the fake hub.
-
-use std::str::FromStr;
+//! Requests to the fake hub.
 
 use bytes::Bytes;
 use http::header::{
-    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_ALLOW_ORIGIN, ACCESS_CONTROL_REQUEST_HEADERS,
-    ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION, CONTENT_TYPE, ORIGIN,
+    ACCESS_CONTROL_ALLOW_HEADERS, ACCESS_CONTROL_REQUEST_HEADERS, ACCESS_CONTROL_REQUEST_METHOD, AUTHORIZATION,
+    CONTENT_TYPE, HOST, ORIGIN,
 };
-use http::{HeaderMap, HeaderName, HeaderValue, Method, Request, Response, StatusCode};
+use http::{HeaderMap, Method, Request};
 use http_body_util::{BodyExt, Limited};
 use hyper::body::Incoming;
 use url::form_urlencoded;
 
+use super::answer::FakeAnswer;
+
 /// Limit on a request's body. It is far above any query or polygon that an OS API accepts.
 const MAX_BODY_BYTES: usize = 4 * 1024 * 1024;
-
-/// A canned response for a [`FakeDataHub`](crate::FakeDataHub) to send. A test can use it to give an API's data, or
-/// to simulate a failure.
-///
-/// The hub adds `Content-Length` and `Date` unless you set them. Everything else is sent unchanged.
-#[derive(Debug, Clone)]
-pub struct FakeAnswer(pub(super) Response<Bytes>);
-
-impl FakeAnswer {
-    /// A response without headers. It has no `Content-Type` either.
-    ///
-    /// # Panics
-    /// If `status` is not the status of a final response: below 200 or above 999.
-    #[must_use]
-    pub fn new(status: u16, body: impl Into<Bytes>) -> Self {
-        let mut response = Response::new(body.into());
-        *response.status_mut() = match StatusCode::from_u16(status) {
-            Ok(status) if !status.is_informational() => status,
-            _ => panic!("{status} is not the status of a final response"),
-        };
-        Self(response)
-    }
-
-    /// Adds a header. Headers of the same name stay. Defaults to no headers.
-    ///
-    /// # Panics
-    /// If the name or the value is not valid in HTTP.
-    #[must_use]
-    pub fn with_header(mut self, name: &str, value: &str) -> Self {
-        let (Ok(name), Ok(value)) = (HeaderName::from_str(name), HeaderValue::from_str(value)) else {
-            panic!("the name or the value of the header {name:?} is not valid in HTTP")
-        };
-        self.0.headers_mut().append(name, value);
-        self
-    }
-
-    pub(super) fn json(status: u16, body: impl Into<Bytes>) -> Self {
-        Self::new(status, body).with_header("Content-Type", "application/json")
-    }
-
-    /// Lets pages of any origin read the response (CORS), unless it already has an `Access-Control-Allow-Origin`.
-    pub(super) fn allow_any_origin(mut self) -> Self {
-        let any = HeaderValue::from_static("*");
-        self.0.headers_mut().entry(ACCESS_CONTROL_ALLOW_ORIGIN).or_insert(any);
-        self
-    }
-}
 
 /// A request that the hub received. `Authorization` is marked sensitive, so that `Debug` does not show it.
 #[derive(Debug, Clone)]
@@ -68,8 +21,10 @@ impl FakeAnswer {
 pub struct ReceivedRequest {
     /// The method.
     pub method: Method,
-    /// The path and the query.
+    /// The path, without the query.
     pub path: String,
+    /// The query, without its question mark. `None` if the request had none.
+    pub query: Option<String>,
     /// The headers, unchanged.
     pub headers: HeaderMap,
     /// The body. Empty if the request had none.
@@ -86,18 +41,28 @@ impl ReceivedRequest {
                 value.set_sensitive(true);
             }
         }
-        let path = head.uri.path_and_query();
         Some(Self {
             method: head.method,
-            path: path.map_or("/", |path| path.as_str()).to_owned(),
+            path: head.uri.path().to_owned(),
+            query: head.uri.query().map(str::to_owned),
             headers: head.headers,
             body: body.to_bytes(),
         })
     }
 
-    pub(super) fn path_without_query(&self) -> &str {
-        let query_start = self.path.find('?');
-        query_start.map_or(&self.path, |start| &self.path[..start])
+    /// The value of a query parameter, decoded.
+    pub(super) fn parameter(&self, name: &str) -> Option<String> {
+        let query = self.query.as_ref()?.as_bytes();
+        let mut parameters = form_urlencoded::parse(query);
+        parameters
+            .find(|(parameter, _)| parameter.eq_ignore_ascii_case(name))
+            .map(|(_, value)| value.into_owned())
+    }
+
+    /// The URL of another path on the host that this request was sent to.
+    pub(super) fn url_of(&self, path: &str) -> String {
+        let host = self.headers.get(HOST).and_then(|host| host.to_str().ok());
+        format!("http://{}{path}", host.unwrap_or_default())
     }
 
     /// The credentials in `Authorization`, if they are for this scheme.
@@ -134,16 +99,5 @@ impl ReceivedRequest {
         content_type.starts_with(b"application/x-www-form-urlencoded")
             && form_urlencoded::parse(&self.body)
                 .any(|(name, value)| name == "grant_type" && value == "client_credentials")
-    }
-}
-
-#[cfg(test)]
-mod tests {
-    use super::*;
-
-    #[test]
-    #[should_panic(expected = "99 is not the status of a final response")]
-    fn a_status_that_is_none_panics() {
-        let _ = FakeAnswer::new(99, "");
     }
 }
