@@ -264,8 +264,8 @@ fn a_redis_url_prefix_or_time_limit_that_cannot_be_meant_is_refused() {
         ("redis://:canary@host:port", "canary"),
         ("redis://:canary@host/database", "canary"),
         ("https://:canary@host", "canary"),
-        // The tests build the crate `redis` without TLS.
-        ("rediss://:canary@host", "canary"),
+        ("rediss://:canary@host:port", "canary"),
+        ("rediss://:can#ary@host", "ary@host"),
     ] {
         assert_rejected(source(url).build(), "redis_url", secret);
     }

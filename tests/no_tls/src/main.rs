@@ -2,7 +2,7 @@
 
 use std::net::TcpListener;
 
-use osdatahub_auth::{Error, ErrorKind, ProjectCredentials, TokenEndpoint, TokenManager, TokenSource};
+use osdatahub_auth::{Error, ErrorKind, ProjectCredentials, SharedSource, TokenEndpoint, TokenManager, TokenSource};
 use reqwest::Proxy;
 
 #[tokio::main(flavor = "current_thread")]
@@ -13,7 +13,13 @@ async fn main() {
 
     let loopback = "http://127.0.0.1:1/".parse().expect("the URL should be valid");
     let endpoint = TokenEndpoint::builder(credentials()).token_url(loopback).build();
-    endpoint.expect("http to loopback should need no TLS");
+    let endpoint = endpoint.expect("http to loopback should need no TLS");
+
+    let shared = SharedSource::builder(endpoint, "rediss://user:canary@cache.example").build();
+    let error = shared.expect_err("rediss should be rejected without TLS");
+    assert_eq!(error.kind(), ErrorKind::Configuration);
+    let shown = format!("{error} {error:?}");
+    assert!(shown.contains("tokio-rustls-comp") && !shown.contains("canary"), "{shown}");
 
     // With a client of the user's, the first fetch reports it. The proxy would get key and secret in clear text.
     let proxy = TcpListener::bind("127.0.0.1:0").expect("a port should be free");
