@@ -15,7 +15,7 @@ use crate::{source::eventually, tls::Authority};
 /// Program of a server. `scripts/setup` installs them.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub enum Program {
-    /// Debian's.
+    /// `redis-server` on the path, or what the environment variable `REDIS_SERVER` names.
     Redis,
     Redis6,
     Valkey,
@@ -40,7 +40,7 @@ impl Program {
     fn path(self) -> PathBuf {
         let servers = Path::new(env!("CARGO_MANIFEST_DIR")).join("../../target/servers");
         match self {
-            Self::Redis => "redis-server".into(),
+            Self::Redis => std::env::var_os("REDIS_SERVER").unwrap_or("redis-server".into()).into(),
             Self::Redis6 => servers.join("redis-server-6.2"),
             Self::Valkey => servers.join("valkey-server"),
         }
