@@ -186,6 +186,7 @@ async fn credential_files_that_cannot_be_used_are_named_and_not_quoted() {
     assert!(read(&good, &good).await.is_ok());
     let with_bom = file("bom", "\u{feff}key\r\n".as_bytes());
     assert!(read(&with_bom, &good).await.is_ok());
+    #[cfg(unix)]
     assert_rejected(read(&PathBuf::from("/dev/null"), &good).await, "regular", "");
     let missing = folder.join("missing");
     assert_rejected(read(&missing, &good).await, "missing", "");
