@@ -1,14 +1,22 @@
 //! Listener of the server: the port that it opens, and the connections that it serves.
 
-use std::{ffi::OsStr, fmt, io, time::Duration};
+use std::{
+    ffi::OsStr,
+    fmt,
+    future::{Future, pending},
+    io,
+    pin::pin,
+    time::Duration,
+};
 
 use axum::{Extension, Router, extract::ConnectInfo, serve::Listener};
 use hyper::server::conn::http1;
 use hyper_util::{
     rt::{TokioIo, TokioTimer},
+    server::graceful::GracefulShutdown,
     service::TowerToHyperService,
 };
-use tokio::net::TcpListener;
+use tokio::{net::TcpListener, time::timeout};
 
 /// Time limit for a request head, which a browser sends at once.
 ///
@@ -16,6 +24,9 @@ use tokio::net::TcpListener;
 /// attack). An idle connection is closed after the same time. A browser then opens another, and a proxy should close its
 /// idle connections sooner.
 const REQUEST_HEAD_TIMEOUT: Duration = Duration::from_secs(5);
+
+/// Time limit for the requests under way when the server shuts down. Kubernetes kills a process 30 s after its SIGTERM.
+const DRAIN_TIMEOUT: Duration = Duration::from_secs(20);
 
 /// Opens the port on 127.0.0.1 that the variable `PORT` sets. Defaults to 3000.
 ///
@@ -38,14 +49,29 @@ pub async fn open(port: Option<&OsStr>) -> Result<TcpListener, PortError> {
 ///
 /// It does what `axum::serve` does, which has no time limit for request heads. Handlers find the client's address in
 /// `ConnectInfo`.
-pub async fn serve(mut listener: TcpListener, router: Router) {
+pub async fn serve(listener: TcpListener, router: Router) {
+    serve_until(listener, router, pending()).await;
+}
+
+/// The same with a graceful shutdown, which begins when `shutdown` is ready.
+///
+/// The port is then closed, and so are idle connections. The requests under way get their responses within 20 s.
+pub async fn serve_until(mut listener: TcpListener, router: Router, shutdown: impl Future<Output = ()>) {
     let mut http = http1::Builder::new();
     http.timer(TokioTimer::new()).header_read_timeout(REQUEST_HEAD_TIMEOUT);
+    let connections = GracefulShutdown::new();
+    let mut shutdown = pin!(shutdown);
     loop {
-        let (stream, client) = Listener::accept(&mut listener).await;
+        let (stream, client) = tokio::select! {
+            accepted = Listener::accept(&mut listener) => accepted,
+            () = &mut shutdown => break,
+        };
         let router = router.clone().layer(Extension(ConnectInfo(client)));
-        tokio::spawn(http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router)));
+        let connection = http.serve_connection(TokioIo::new(stream), TowerToHyperService::new(router));
+        tokio::spawn(connections.watch(connection));
     }
+    drop(listener);
+    let _ = timeout(DRAIN_TIMEOUT, connections.shutdown()).await;
 }
 
 /// Error that names the setting, because its message is all that the user sees.

@@ -16,16 +16,22 @@ const EVICT_ABOVE: usize = 10_000;
 
 /// Rate limit with a quota for each client.
 #[derive(Debug)]
-pub(crate) struct RateLimit(DefaultKeyedRateLimiter<IpAddr>);
+pub struct RateLimit(DefaultKeyedRateLimiter<IpAddr>);
 
 impl RateLimit {
-    pub(crate) fn new(per_minute: u32) -> Self {
+    /// Rate limit with this quota of requests a minute. Zero counts as one.
+    #[must_use]
+    pub fn new(per_minute: u32) -> Self {
         let per_minute = NonZeroU32::new(per_minute).unwrap_or(NonZeroU32::MIN);
         Self(RateLimiter::keyed(Quota::per_minute(per_minute)))
     }
 
-    /// Counts a request from this client. Over the quota, the error is how long to wait.
-    pub(crate) fn admit(&self, client: IpAddr) -> Result<(), Duration> {
+    /// Counts a request from this client.
+    ///
+    /// # Errors
+    ///
+    /// If the client is over its quota: the error is how long it has to wait.
+    pub fn admit(&self, client: IpAddr) -> Result<(), Duration> {
         if self.0.len() > EVICT_ABOVE {
             self.0.retain_recent();
         }

@@ -13,7 +13,8 @@ use axum::http::{
 /// server's. No browser repeats either header, so a request that does is refused.
 ///
 /// This does not stop programs such as curl, which can send any header.
-pub(crate) fn is_from_own_page(headers: &HeaderMap) -> bool {
+#[must_use]
+pub fn is_from_own_page(headers: &HeaderMap) -> bool {
     let is_same_origin = headers.get_all("Sec-Fetch-Site").iter().eq(["same-origin"]);
     let is_origin = |own: String| headers.get_all(ORIGIN).iter().eq([&own]);
     is_same_origin && (!headers.contains_key(ORIGIN) || own_origin(headers).is_some_and(is_origin))
