@@ -23,13 +23,17 @@ pub(crate) struct Search {
     q: String,
 }
 
-/// Place, in this service's own words: if OS's API gets another version, its clients need not change.
-#[derive(Serialize)]
+/// Place, read in OS's words and written in this service's own. Its clients need not change if OS's API does.
+#[derive(Deserialize, Serialize)]
 pub(crate) struct Place {
+    #[serde(rename(deserialize = "NAME1"))]
     name: String,
+    #[serde(rename(deserialize = "LOCAL_TYPE"))]
     kind: String,
-    /// Metres on the British National Grid.
+    /// Metres on the British National Grid, as is the northing.
+    #[serde(rename(deserialize = "GEOMETRY_X"))]
     easting: f64,
+    #[serde(rename(deserialize = "GEOMETRY_Y"))]
     northing: f64,
 }
 
@@ -37,22 +41,13 @@ pub(crate) struct Place {
 struct Names {
     /// Missing if there are none.
     #[serde(default)]
-    results: Vec<NamesResult>,
+    results: Vec<Entry>,
 }
 
 #[derive(Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-struct NamesResult {
-    gazetteer_entry: GazetteerEntry,
-}
-
-#[derive(Deserialize)]
-#[serde(rename_all = "UPPERCASE")]
-struct GazetteerEntry {
-    name1: String,
-    local_type: String,
-    geometry_x: f64,
-    geometry_y: f64,
+struct Entry {
+    #[serde(rename = "GAZETTEER_ENTRY")]
+    place: Place,
 }
 
 pub(crate) async fn geocode(
@@ -68,21 +63,9 @@ pub(crate) async fn geocode(
         .names
         .get("/search/names/v1/find", &query, HeaderMap::new())
         .await?;
-    let body = Body::new(reqwest::Body::from(response));
-    let body = to_bytes(body, MAX_RESPONSE_BYTES).await;
-    let body = body.map_err(|_| Refusal::unexpected("names", "the response broke off or is too large"))?;
-    let names: Names = serde_json::from_slice(&body)
-        .map_err(|_| Refusal::unexpected("names", "the response is not a list of names"))?;
-    Ok(Json(names.results.into_iter().map(Place::from).collect()))
-}
-
-impl From<NamesResult> for Place {
-    fn from(NamesResult { gazetteer_entry: entry }: NamesResult) -> Self {
-        Self {
-            name: entry.name1,
-            kind: entry.local_type,
-            easting: entry.geometry_x,
-            northing: entry.geometry_y,
-        }
-    }
+    let unusable = |how| Refusal::upstream("names", how);
+    let body = to_bytes(Body::new(reqwest::Body::from(response)), MAX_RESPONSE_BYTES).await;
+    let body = body.map_err(|_| unusable("OS's response broke off, or is too large"))?;
+    let names: Names = serde_json::from_slice(&body).map_err(|_| unusable("OS's response is not a list of names"))?;
+    Ok(Json(names.results.into_iter().map(|entry| entry.place).collect()))
 }

@@ -9,7 +9,13 @@
 //!
 //! Put a proxy in front that terminates TLS, passes `Host` on unchanged, and keeps `/metrics` and `/readyz` inside.
 
-use std::{env, error::Error as StdError, process::ExitCode, time::Duration};
+use std::{
+    env,
+    error::Error as StdError,
+    io::{IsTerminal, stderr},
+    process::ExitCode,
+    time::Duration,
+};
 
 use map_server::{fake_tiles, listener};
 use osdatahub_auth::FakeDataHub;
@@ -25,7 +31,11 @@ async fn main() -> ExitCode {
     let filters = env::var("RUST_LOG").ok().and_then(|filters| filters.parse().ok());
     tracing_subscriber::registry()
         .with(filters.unwrap_or_else(|| Targets::new().with_default(LevelFilter::INFO)))
-        .with(tracing_subscriber::fmt::layer().with_writer(std::io::stderr))
+        .with(
+            tracing_subscriber::fmt::layer()
+                .with_writer(stderr)
+                .with_ansi(stderr().is_terminal()),
+        )
         .init();
     let Err(error) = run().await else {
         return ExitCode::SUCCESS;
@@ -60,13 +70,13 @@ async fn run() -> Result<(), Failure> {
     // Wrong credentials should end a deployment here, and not show in its traffic.
     os.check().await?;
     // Renews the token without traffic too, so that the service stays ready.
-    let _warm = os.tokens().keep_warm();
+    let _warm = os.tokens.keep_warm();
 
     let listener = TcpListener::bind(settings.listen).await;
     let listener =
         listener.map_err(|reason| format!("LISTEN is {}, which cannot be opened: {reason}", settings.listen))?;
     println!("Listening on http://{}", listener.local_addr()?);
-    let router = Service::new(&os, settings.per_minute, metrics).router();
+    let router = Service::new(&os, settings.per_minute).router(metrics);
     listener::serve_until(listener, router, signals::shutdown()).await;
     tracing::info!("shut down");
     Ok(())

@@ -2,9 +2,7 @@
 
 use std::{error::Error as StdError, time::Duration};
 
-use osdatahub_auth::{
-    BearerAuth, CredentialsProvider, Error, FakeDataHub, FileCredentials, TokenEndpoint, TokenManager,
-};
+use osdatahub_auth::{BearerAuth, CredentialsProvider, Error, FakeDataHub, TokenEndpoint, TokenManager};
 use reqwest::{Client, ClientBuilder, Url, redirect};
 
 /// Wait of a request while no token is available. A map asks for dozens of tiles at once, and a tile that fails soon is
@@ -18,25 +16,21 @@ const ATTEMPT_TIMEOUT: Duration = Duration::from_secs(5);
 #[derive(Debug)]
 pub struct Os {
     pub(crate) origin: Url,
-    pub(crate) tokens: TokenManager,
     pub(crate) auth: BearerAuth,
     pub(crate) http: Client,
+    /// The project's tokens.
+    pub tokens: TokenManager,
 }
 
 impl Os {
-    /// OS itself, with the credentials in these files. A new key and secret need no restart.
+    /// OS itself.
     ///
     /// # Errors
     ///
     /// If a client cannot be built.
-    pub fn new(files: FileCredentials) -> Result<Self, Box<dyn StdError>> {
-        let tokens = manager(TokenEndpoint::builder(files).build()?)?;
-        Ok(Self {
-            origin: "https://api.os.uk".parse()?,
-            auth: BearerAuth::new(tokens.clone()),
-            tokens,
-            http: build(Client::builder())?,
-        })
+    pub fn new(credentials: impl CredentialsProvider) -> Result<Self, Box<dyn StdError>> {
+        let endpoint = TokenEndpoint::builder(credentials).build()?;
+        Self::at("https://api.os.uk".parse()?, endpoint, Client::builder())
     }
 
     /// A fake Data Hub.
@@ -45,19 +39,24 @@ impl Os {
     ///
     /// If a client cannot be built.
     pub fn fake(hub: &FakeDataHub, credentials: impl CredentialsProvider) -> Result<Self, Box<dyn StdError>> {
-        let tokens = manager(TokenEndpoint::builder(credentials).token_url(hub.token_url()).build()?)?;
-        Ok(Self {
-            origin: hub.origin(),
-            auth: BearerAuth::new(tokens.clone()).with_origin(hub.origin())?,
-            tokens,
-            http: build(hub.client_builder())?,
-        })
+        let endpoint = TokenEndpoint::builder(credentials).token_url(hub.token_url()).build()?;
+        Self::at(hub.origin(), endpoint, hub.client_builder())
     }
 
-    /// The project's tokens.
-    #[must_use]
-    pub fn tokens(&self) -> &TokenManager {
-        &self.tokens
+    fn at(origin: Url, endpoint: TokenEndpoint, http: ClientBuilder) -> Result<Self, Box<dyn StdError>> {
+        let tokens = TokenManager::builder(endpoint)
+            .acquire_timeout(ACQUIRE_TIMEOUT)
+            .build()?;
+        let http = http
+            .timeout(ATTEMPT_TIMEOUT)
+            // The two APIs do not redirect. If one does, the client gets a 502, and not another host's answer.
+            .redirect(redirect::Policy::none());
+        Ok(Self {
+            auth: BearerAuth::new(tokens.clone()).with_origin(origin.clone())?,
+            origin,
+            http: http.build()?,
+            tokens,
+        })
     }
 
     /// Checks the credentials with a first token.
@@ -78,17 +77,4 @@ impl Os {
             result => result.map(drop),
         }
     }
-}
-
-fn manager(endpoint: TokenEndpoint) -> Result<TokenManager, Error> {
-    TokenManager::builder(endpoint).acquire_timeout(ACQUIRE_TIMEOUT).build()
-}
-
-fn build(builder: ClientBuilder) -> reqwest::Result<Client> {
-    builder
-        .user_agent(concat!(env!("CARGO_PKG_NAME"), "/", env!("CARGO_PKG_VERSION")))
-        .timeout(ATTEMPT_TIMEOUT)
-        // The two APIs do not redirect. If one does, a client of this service gets a 502, and not another host's answer.
-        .redirect(redirect::Policy::none())
-        .build()
 }

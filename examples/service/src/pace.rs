@@ -55,7 +55,10 @@ impl Pace {
         if !pause.is_zero() {
             return Err(pause);
         }
-        timeout(MAX_WAIT, self.turns.until_ready()).await.map_err(|_| MAX_WAIT)
+        let start = Instant::now();
+        let turn = timeout(MAX_WAIT, self.turns.until_ready()).await;
+        metrics::histogram!("os_turn_wait_seconds", "api" => self.api).record(start.elapsed());
+        turn.map_err(|_| MAX_WAIT)
     }
 
     fn pause_after(&self, refused: &Response) {

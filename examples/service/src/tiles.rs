@@ -69,7 +69,7 @@ pub(crate) async fn tile(
     let is_image = |kind: &http::HeaderValue| kind.as_bytes().starts_with(b"image/");
     if status == StatusCode::OK && !headers.get(CONTENT_TYPE).is_some_and(is_image) {
         // For a path that it does not know, OS sends its landing page.
-        return Err(Refusal::unexpected("maps", "the response is not an image"));
+        return Err(Refusal::upstream("maps", "OS's response is not an image"));
     }
     // The body is passed on as it arrives.
     let mut response = Response::new(Body::new(reqwest::Body::from(tile)));
@@ -79,11 +79,6 @@ pub(crate) async fn tile(
 }
 
 fn pick(headers: &HeaderMap, names: &[HeaderName]) -> HeaderMap {
-    let mut picked = HeaderMap::new();
-    for name in names {
-        for value in headers.get_all(name) {
-            picked.append(name, value.clone());
-        }
-    }
-    picked
+    let picked = headers.iter().filter(|(name, _)| names.contains(name));
+    picked.map(|(name, value)| (name.clone(), value.clone())).collect()
 }
