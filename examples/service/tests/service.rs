@@ -360,7 +360,7 @@ async fn five_hundred_searches_at_once_cost_one_token_and_all_succeed() {
     let responses = service.burst(500, BATH).join_all().await;
     let succeeded = responses.iter().filter(|response| response.status() == 200).count();
     assert_eq!(succeeded, 500);
-    assert_eq!((service.hub.token_posts(), service.hub.api_requests()), (1, 500));
+    assert_eq!(service.hub.token_posts(), 1);
 }
 
 #[tokio::test]
