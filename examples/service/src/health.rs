@@ -13,7 +13,7 @@ pub(crate) async fn livez() -> &'static str {
     "alive\n"
 }
 
-/// Ready while there is a token. This asks nobody, so a probe may call it as often as it likes.
+/// Ready while there is a token. This sends no request, so a probe may call it as often as it likes.
 pub(crate) async fn readyz(State(service): State<Arc<Service>>) -> (StatusCode, String) {
     let status = service.tokens.status();
     let code = match status.state {

@@ -7,7 +7,8 @@
 //! in development mode. A live project may use 600, divided by the number of processes. `LISTEN` is the address, and
 //! defaults to `127.0.0.1:8080`. `RUST_LOG` takes filters such as `info,osdatahub_auth=debug`.
 //!
-//! Put a proxy in front that terminates TLS, passes `Host` on unchanged, and keeps `/metrics` and `/readyz` inside.
+//! Put a proxy in front that terminates TLS, passes `Host` on unchanged, and keeps `/metrics` and `/readyz` inside. It must close
+//! its idle connections to the service within 5 s, because the service then closes them itself.
 
 use std::{
     env,
@@ -48,13 +49,13 @@ async fn main() -> ExitCode {
 
 async fn run() -> Result<(), Failure> {
     let settings = Settings::from_env()?;
-    // Before the first metric is recorded. Histograms collect their values until somebody tidies up.
+    // Before the first metric is recorded. Histograms keep every value until the next upkeep.
     let metrics = metrics::install()?;
-    let tidied = metrics.clone();
+    let upkeep = metrics.clone();
     tokio::spawn(async move {
         loop {
             time::sleep(Duration::from_secs(5)).await;
-            tidied.run_upkeep();
+            upkeep.run_upkeep();
         }
     });
 

@@ -14,7 +14,7 @@ use reqwest::{Request, Response, StatusCode};
 use reqwest_middleware::{Middleware, Next, Result};
 use tokio::time::timeout;
 
-/// Longest wait for a turn. Somebody is looking at an empty map meanwhile.
+/// Longest wait for a turn. A user looks at an empty map meanwhile.
 const MAX_WAIT: Duration = Duration::from_secs(2);
 
 /// Pause after a 429 without `Retry-After`. OS documents none; its own Python client sleeps for as long.
@@ -25,7 +25,7 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Layer that spaces out requests to one API, and counts them.
 ///
-/// Without a turn to be had, it answers 429 with `Retry-After` itself, before OS does.
+/// If no turn is available in time, it answers 429 with `Retry-After` itself, before OS does.
 #[derive(Debug)]
 pub(crate) struct Pace {
     api: &'static str,

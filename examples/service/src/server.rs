@@ -38,7 +38,7 @@ impl Service {
 
     /// Router of all routes, for the map server's `listener::serve_until`.
     pub fn router(self, metrics: PrometheusHandle) -> Router {
-        // The path alone: a query says what somebody is looking for.
+        // The path alone: a query says what a user is looking for.
         let span =
             |request: &Request| tracing::info_span!("request", method = %request.method(), path = request.uri().path());
         let nosniff = HeaderValue::from_static("nosniff");

@@ -1,11 +1,8 @@
 //! The program: its settings, and its signals.
 
-use std::{
-    io::{BufRead, BufReader},
-    process::{Command, Output, Stdio},
-};
+use std::process::{Command, Output};
 
-/// Runs the program with these variables and no others of its own, until it ends.
+/// Runs the program with these variables alone, until it ends.
 fn run(variables: &[(&str, &str)]) -> Output {
     program(variables).output().unwrap()
 }
@@ -64,6 +61,13 @@ fn a_wrong_setting_ends_the_program_with_a_sentence_that_names_it() {
 #[cfg(unix)]
 #[test]
 fn it_runs_without_credentials_until_a_sigterm_or_ctrl_c() {
+    use std::{
+        io::{BufRead, BufReader},
+        process::Stdio,
+        thread::sleep,
+        time::Duration,
+    };
+
     for signal in ["-TERM", "-INT"] {
         let mut service = program(&[])
             .stdout(Stdio::piped())
@@ -75,7 +79,7 @@ fn it_runs_without_credentials_until_a_sigterm_or_ctrl_c() {
         BufReader::new(stdout).read_line(&mut line).unwrap();
         assert!(line.starts_with("Listening on http://127.0.0.1:"), "{line}");
         // The signal's handler is installed right after the line.
-        std::thread::sleep(std::time::Duration::from_secs(1));
+        sleep(Duration::from_secs(1));
         let id = service.id().to_string();
         assert!(Command::new("kill").args([signal, &id]).status().unwrap().success());
         assert_eq!(service.wait().unwrap().code(), Some(0), "{signal}");

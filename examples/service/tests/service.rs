@@ -53,22 +53,20 @@ impl Running {
         let os = Os::fake(&hub, credentials).unwrap();
         os.check().await.unwrap();
         let warm = os.tokens.keep_warm();
-        let mut service = Self::serve(hub, os, per_minute).await;
-        service._warm = Some(warm);
-        service
+        Self::serve(hub, &os, per_minute, Some(warm)).await
     }
 
     /// The service without a token, which it fetches for the first request.
     async fn cold() -> Self {
         let hub = FakeDataHub::start().await.unwrap();
         let os = Os::fake(&hub, hub.credentials()).unwrap();
-        Self::serve(hub, os, 60_000).await
+        Self::serve(hub, &os, 60_000, None).await
     }
 
-    async fn serve(hub: FakeDataHub, os: Os, per_minute: u32) -> Self {
+    async fn serve(hub: FakeDataHub, os: &Os, per_minute: u32, warm: Option<KeepWarm>) -> Self {
         let listener = TcpListener::bind(("127.0.0.1", 0)).await.unwrap();
         let origin = format!("http://{}", listener.local_addr().unwrap());
-        let router = Service::new(&os, per_minute.try_into().unwrap()).router(METRICS.clone());
+        let router = Service::new(os, per_minute.try_into().unwrap()).router(METRICS.clone());
         let (shutdown, received) = oneshot::channel();
         let mut server = JoinSet::new();
         server.spawn(listener::serve_until(listener, router, async {
@@ -82,7 +80,7 @@ impl Running {
             origin,
             shutdown,
             server,
-            _warm: None,
+            _warm: warm,
         }
     }
 
@@ -373,9 +371,9 @@ async fn more_than_the_limit_allows_is_held_back_and_never_reaches_os() {
     let succeeded = responses.iter().filter(|response| response.status() == 200).count();
     assert_eq!(service.hub.api_requests(), succeeded);
     // 10 at once, and 80 a minute from then on.
-    let earned = 10.0 + start.elapsed().as_secs_f64() * 80.0 / 60.0;
+    let earned = 10 + start.elapsed().as_millis() * 80 / 60_000;
     assert!(
-        succeeded >= 10 && succeeded as f64 <= earned + 1.0,
+        succeeded >= 10 && succeeded as u128 <= earned + 1,
         "{succeeded} of {earned}"
     );
     for held_back in responses.iter().filter(|response| response.status() != 200) {
@@ -428,13 +426,18 @@ async fn a_shutdown_under_load_answers_every_request_under_way_and_takes_no_othe
     };
     timeout(Duration::from_secs(60), all_have_had_their_turn).await.unwrap();
     service.shutdown.send(()).unwrap();
-    let responses = load.join_all().await;
-    assert!(responses.iter().all(|response| response.status() == 200));
     let stopped = timeout(Duration::from_secs(10), service.server.join_next()).await;
     stopped
         .expect("idle connections should be closed at once")
         .unwrap()
         .unwrap();
+    assert_eq!(
+        service.hub.api_requests(),
+        100,
+        "it ended before the requests under way"
+    );
+    let responses = load.join_all().await;
+    assert!(responses.iter().all(|response| response.status() == 200));
     let address = service.origin.trim_start_matches("http://");
     TcpStream::connect(address)
         .await
