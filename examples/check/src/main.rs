@@ -30,21 +30,27 @@ const PAUSE: Duration = Duration::from_millis(250);
 /// OS's tokens live for 299 s. Much less means that a cache on the way serves old ones.
 const MIN_LIFE: Duration = Duration::from_secs(240);
 
+const NEEDS_ATTENTION: u8 = 1;
 const HAS_NO_TOKEN: u8 = 2;
 
-/// Checks the route to OS, your key and secret, and which APIs are in your project.
+/// Checks the route to OS, your key and secret, and which APIs your project has.
 ///
-/// Set `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET`. With neither, it shows the same against a fake Data Hub. A row
-/// with `!` needs attention. `–` means that a header is absent.
+/// Set `OS_PROJECT_API_KEY` and `OS_PROJECT_API_SECRET`. With neither, it shows
+/// the same against a fake Data Hub. A row with `!` needs attention, and `–` means
+/// that a header is absent.
 #[derive(Parser)]
-#[command(after_help = "\
+#[command(
+    verbatim_doc_comment,
+    after_help = "\
 Exit codes:
   0  OS answered as in a working set-up; a project need not have every API
   1  a row needs attention, or no API is in the project
-  2  no token from OS, as in a run without credentials")]
+  2  no token from OS, as in a run without credentials"
+)]
 struct Options {
-    /// Writes the shapes of the answers as JSON, to attach to an issue: every value is replaced by its type. Without a
-    /// token there is none.
+    /// Writes the shapes of the answers as JSON, to attach to an issue.
+    ///
+    /// Every value is replaced by its type. Without a token there is no record.
     #[arg(long, value_name = "FILE")]
     record: Option<PathBuf>,
 }
@@ -85,7 +91,10 @@ async fn run(options: &Options) -> Result<u8, Box<dyn Error>> {
     }
     if let Some(file) = &options.record {
         let record = record::of(target.name, &answers);
-        fs::write(file, format!("{record:#}\n")).map_err(|error| format!("the record cannot be written: {error}"))?;
+        if let Err(error) = fs::write(file, format!("{record:#}\n")) {
+            eprintln!("\nThe record cannot be written: {error}.");
+            return Ok(NEEDS_ATTENTION);
+        }
         println!("\nThe shapes of the answers are in {}.", file.display());
     }
     let standings: Vec<_> = answers.iter().map(|(_, answer)| standing_of(answer.as_ref())).collect();
@@ -138,7 +147,7 @@ fn exit_code(route_is_good: bool, standings: &[Standing]) -> u8 {
     let is_good = route_is_good
         && standings.contains(&Standing::InProject)
         && !standings.iter().any(|standing| standing.needs_attention());
-    u8::from(!is_good)
+    if is_good { 0 } else { NEEDS_ATTENTION }
 }
 
 #[cfg(test)]

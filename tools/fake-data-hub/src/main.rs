@@ -14,26 +14,27 @@ use command::Command;
 use osdatahub_auth::{FakeDataHub, ProjectCredentials};
 use tokio::sync::mpsc::{self, UnboundedReceiver};
 
-/// A fake OS Data Hub: a token endpoint, and APIs that require its tokens and send short samples.
+/// A fake OS Data Hub: a token endpoint, and APIs that require its tokens.
 ///
-/// It prints its key, its secret and its URLs, and then a line for each request: method, path and status. It never prints
-/// a query, a header or a body, because they may contain a token, an API key or an address.
+/// It prints its key, its secret and its URLs, and then a line for each request:
+/// method, path and status. It never prints a query, a header or a body, because
+/// they may contain a token, an API key or an address.
 #[derive(Parser)]
-#[command(version, after_help = after_help())]
+#[command(version, verbatim_doc_comment, after_help = after_help())]
 struct Options {
     /// Port to listen on; 0 chooses a free one.
     #[arg(long, default_value_t = 8080)]
     port: u16,
-    /// Address to listen on; 0.0.0.0 is every address of the machine, as a container needs.
+    /// Address to listen on; 0.0.0.0 is every address, for a container.
     #[arg(long, default_value_t = IpAddr::V4(Ipv4Addr::LOCALHOST))]
     address: IpAddr,
     /// Lifetime of the tokens in seconds, up to a day.
     #[arg(long, default_value_t = 299, value_parser = clap::value_parser!(u64).range(1..=86_400))]
     life: u64,
-    /// Project API Key. Random by default. It is printed, so never use a real one.
+    /// Project API Key, random by default. Never a real one: it is printed.
     #[arg(long, env = "FAKE_DATA_HUB_KEY", hide_env_values = true, default_value_t = alphanumerics(32), hide_default_value = true)]
     key: String,
-    /// Project API Secret. Random by default. It is printed, so never use a real one.
+    /// Project API Secret, random by default. Never a real one: it is printed.
     #[arg(long, env = "FAKE_DATA_HUB_SECRET", hide_env_values = true, default_value_t = alphanumerics(16), hide_default_value = true)]
     secret: String,
 }
