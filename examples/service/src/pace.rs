@@ -25,7 +25,8 @@ const MAX_PAUSE: Duration = Duration::from_secs(60);
 
 /// Layer that spaces out requests to one API, and counts them.
 ///
-/// If no turn is available in time, it answers 429 with `Retry-After` itself, before OS does.
+/// If no turn is available in time, it answers 429 itself, before OS does. After a 429 of OS's it lets nothing through
+/// for a while. Either has a `Retry-After`.
 #[derive(Debug)]
 pub(crate) struct Pace {
     api: &'static str,
@@ -50,18 +51,22 @@ impl Pace {
 
     /// Waits for a turn. The error is how long there will be none.
     async fn turn(&self) -> std::result::Result<(), Duration> {
-        let paused_until = *self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
-        let pause = paused_until.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
-        if !pause.is_zero() {
-            return Err(pause);
-        }
+        self.not_paused()?;
         let start = Instant::now();
         let turn = timeout(MAX_WAIT, self.turns.until_ready()).await;
         metrics::histogram!("os_turn_wait_seconds", "api" => self.api).record(start.elapsed());
-        turn.map_err(|_| MAX_WAIT)
+        turn.map_err(|_| MAX_WAIT)?;
+        // Again, because OS may have refused another request during the wait.
+        self.not_paused()
     }
 
-    fn pause_after(&self, refused: &Response) {
+    fn not_paused(&self) -> std::result::Result<(), Duration> {
+        let end = *self.paused_until.lock().unwrap_or_else(PoisonError::into_inner);
+        let rest = end.map_or(Duration::ZERO, |end| end.saturating_duration_since(Instant::now()));
+        if rest.is_zero() { Ok(()) } else { Err(rest) }
+    }
+
+    fn pause_after(&self, refused: &Response) -> Duration {
         let pause = retry_after(refused).unwrap_or(DEFAULT_PAUSE).min(MAX_PAUSE);
         tracing::warn!(
             api = self.api,
@@ -69,6 +74,7 @@ impl Pace {
             "OS limits our rate: do other processes use the same project?"
         );
         *self.paused_until.lock().unwrap_or_else(PoisonError::into_inner) = Some(Instant::now() + pause);
+        pause
     }
 
     /// A status or `error` was spent. `no_token` and `held_back` never reached OS.
@@ -89,7 +95,7 @@ impl Middleware for Pace {
             Ok(response) => {
                 self.count(response.status().as_str());
                 if response.status() == StatusCode::TOO_MANY_REQUESTS {
-                    self.pause_after(response);
+                    return Ok(too_many_requests(self.pause_after(response)));
                 }
             }
             Err(error) if Error::find_in(error).is_some() => self.count("no_token"),
@@ -106,8 +112,9 @@ pub(crate) fn retry_after(response: &Response) -> Option<Duration> {
 }
 
 fn too_many_requests(wait: Duration) -> Response {
+    let seconds = wait.as_secs() + u64::from(wait.subsec_nanos() > 0);
     let mut response = http::Response::new("");
     *response.status_mut() = StatusCode::TOO_MANY_REQUESTS;
-    response.headers_mut().insert(RETRY_AFTER, (wait.as_secs() + 1).into());
+    response.headers_mut().insert(RETRY_AFTER, seconds.into());
     response.into()
 }

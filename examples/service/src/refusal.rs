@@ -44,7 +44,7 @@ impl Refusal {
                 );
                 Self::SetUp
             }
-            // OS's, which `Pace` has logged, or that of `Pace` itself.
+            // From `Pace`, which says how long in either case.
             StatusCode::TOO_MANY_REQUESTS => Self::Busy(pace::retry_after(response).unwrap_or(DEFAULT_WAIT)),
             status => Self::upstream(api, &format!("OS answered {status}")),
         }
