@@ -12,6 +12,7 @@
 //! fast.
 
 use std::{
+    future::ready,
     hint::black_box,
     sync::Arc,
     time::{Duration, Instant},
@@ -36,8 +37,8 @@ impl TokenCell for TokenManager {
 }
 
 impl TokenCell for std::sync::RwLock<CachedHeader> {
-    async fn header(&self) -> HeaderValue {
-        self.read().expect("not poisoned").header()
+    fn header(&self) -> impl Future<Output = HeaderValue> + Send {
+        ready(self.read().expect("not poisoned").header())
     }
 }
 
@@ -48,8 +49,8 @@ impl TokenCell for tokio::sync::RwLock<CachedHeader> {
 }
 
 impl TokenCell for ArcSwap<CachedHeader> {
-    async fn header(&self) -> HeaderValue {
-        self.load().header()
+    fn header(&self) -> impl Future<Output = HeaderValue> + Send {
+        ready(self.load().header())
     }
 }
 

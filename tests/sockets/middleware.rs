@@ -667,7 +667,7 @@ async fn a_401_that_is_handed_on_is_what_the_server_sent() {
         while let Some(chunk) = response.chunk().await.unwrap() {
             read.extend_from_slice(&chunk);
         }
-        assert!(read == whole);
+        assert_eq!(read, whole);
     }
 }
 
