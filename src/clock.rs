@@ -24,7 +24,7 @@ impl Moment {
         }
     }
 
-    /// Milliseconds since 1970, by the wall clock. Zero if that stands before 1970.
+    /// Milliseconds since 1970, by the wall clock. Zero if that clock is set before 1970.
     pub(crate) fn unix_millis(self) -> u64 {
         let since_1970 = self.wall.duration_since(UNIX_EPOCH).unwrap_or_default();
         since_1970.as_millis().try_into().unwrap_or(u64::MAX)

@@ -231,7 +231,8 @@ impl FakeDataHub {
         self.state().project.revoke_all();
     }
 
-    /// Waits until a 401 would make a manager replace each of the tokens, and then revokes them all.
+    /// Waits until a 401 would make a manager replace each of the tokens, and then revokes them all. After a replacement,
+    /// the next one needs a token of twice that age, so use it once for each manager.
     ///
     /// A 401 replaces a token only after the manager has held it for 5 s, or for a quarter of its lifetime if that is
     /// shorter. The age that the token had when it was issued does not count, so only a shorter

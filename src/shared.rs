@@ -14,7 +14,7 @@ use secrecy::{ExposeSecret, SecretString};
 use tokio::time::{Instant, sleep_until};
 
 use self::failure::{Reason, RedisFailure, Step};
-use self::lease::Lease;
+use self::lease::{Lease, Warning};
 use self::seal::{Seal, Unsealed};
 use self::store::{Lookup, Store};
 use crate::schedule::{MAX_FETCH_TIME, expiry_margin};
@@ -92,7 +92,7 @@ const MAX_USELESS_ENTRIES: usize = 3;
 /// # What it needs
 ///
 /// Redis 5 or later, Valkey, or Redis Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL` and `TIME` on keys that
-/// start with the prefix, and `SELECT` if the URL names a database. The [guide](crate::guide::sharing) says how to set a
+/// start with the prefix, `ASKING` in a cluster, and `SELECT` if the URL names a database. The [guide](crate::guide::sharing) says how to set a
 /// Redis up.
 ///
 /// For `rediss://`, add the crate [`redis`] 1 with TLS:
@@ -120,9 +120,6 @@ enum Shared {
     /// The same without the lock: another process has held it for too long.
     Outwaited(Lease),
 }
-
-/// Logs why an entry is of no use.
-type Warning = fn();
 
 impl SharedSource {
     /// Returns a builder for a source that shares the tokens of `endpoint` through the Redis at `redis_url`, such as
@@ -166,7 +163,7 @@ impl SharedSource {
         let store = Store::new(&self.redis, &self.config, seal.name())?;
         let mut lease = Lease::new(store, self.time_limit);
         let mut useless = 0;
-        // Logged only if the lookup succeeds, because a failure is logged as well.
+        // Logged last, because a fetch logs one warning at most and a failure is graver.
         let mut warning = None;
         let mut waiting = None;
         loop {
@@ -192,9 +189,7 @@ impl SharedSource {
                     lease.overwrite(entry);
                 }
                 Lookup::Acquired => {
-                    if let Some(warn) = warning {
-                        warn();
-                    }
+                    lease.warn_on_release(warning);
                     return Ok(Shared::Fetch(lease));
                 }
                 Lookup::Busy => {

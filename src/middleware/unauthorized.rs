@@ -29,7 +29,7 @@ use crate::{fault::Verdict, status::Action};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unauthorized {
-    /// The API knows the token, and refused the request for another reason. Most often the API is not in the project.
+    /// The API refused the request for another reason than the token. Most often the API is not in the project.
     NotAboutToken,
     /// The API rejected the token. The request could not be repeated, no other token was available, or the repeated
     /// request was refused as well.
@@ -60,7 +60,7 @@ impl fmt::Display for Unauthorized {
     fn fmt(&self, f: &mut fmt::Formatter<'_>) -> fmt::Result {
         f.write_str(match self {
             Self::NotAboutToken => {
-                "the API refused the request although the access token is good: add the API to the project on the OS Data Hub"
+                "the API refused the request, and not because of the access token: add the API to the project on the OS Data Hub if it is not in it"
             }
             Self::TokenRejected => {
                 "the API rejected the access token: send the request again, and check the project on the OS Data Hub if that keeps failing"

@@ -1,6 +1,6 @@
 //! The reasons why Redis did not help, in our own words. Pure.
 //!
-//! Nothing that Redis sent is repeated, except for a word that has the form of an error code.
+//! Nothing that Redis sent is repeated, except for an error code that is known.
 
 use std::{error::Error as StdError, fmt, sync::Arc};
 
@@ -34,8 +34,8 @@ pub(super) enum Reason {
     Unreachable(Option<Cause>),
     /// An error that Redis answered with, as advice.
     Refused(&'static str),
-    /// The code of any other error.
-    Answered(String),
+    /// The code of any other error. `None` if it is not a known one.
+    Answered(Option<&'static str>),
     Malformed,
     UselessEntries,
     Settings,
@@ -43,15 +43,18 @@ pub(super) enum Reason {
     Panicked,
 }
 
-/// Errors of Redis and Valkey, from 5.0 on, with advice. Any of the words may stand anywhere in the error, because
+/// Errors of Redis and Valkey, from 5.0 on, with advice. Any of the words may appear anywhere in the error, because
 /// versions differ in what they put around an error from within a script.
 const REFUSALS: [(&[&str], &str); 14] = [
-    (&["NOAUTH"], "it wants a password (NOAUTH): put one into the redis_url"),
+    (
+        &["NOAUTH"],
+        "it wants a password (NOAUTH): put one into the redis_url, or into the settings of your client",
+    ),
     (&["WRONGPASS"], WRONG_PASSWORD),
     (
         &["NOPERM", "no permissions", "can't run this command", "ACL failure"],
-        "its user lacks a permission (NOPERM): it needs EVAL, GET, SET, DEL, PTTL and TIME, on keys that begin with the \
-         prefix",
+        "its user lacks a permission (NOPERM): it needs EVAL, GET, SET, DEL, PTTL and TIME on keys that begin with the \
+         prefix, ASKING in a cluster, and SELECT for a database",
     ),
     (
         &["READONLY"],
@@ -93,7 +96,20 @@ const REFUSALS: [(&[&str], &str); 14] = [
     ),
 ];
 
-const WRONG_PASSWORD: &str = "it does not accept the user or the password: check the redis_url";
+/// Codes of other errors.
+const CODES: [&str; 8] = [
+    "ERR",
+    "BUSY",
+    "CROSSSLOT",
+    "EXECABORT",
+    "MISCONF",
+    "NOREPLICAS",
+    "NOSCRIPT",
+    "WRONGTYPE",
+];
+
+const WRONG_PASSWORD: &str =
+    "it does not accept the user or the password: check the redis_url, or the settings of your client";
 
 impl RedisFailure {
     pub(super) fn new(step: Step, reason: impl Into<Reason>) -> Self {
@@ -117,6 +133,14 @@ impl Step {
 }
 
 impl Reason {
+    /// Whether Redis may have run the script all the same.
+    pub(super) fn leaves_open(&self) -> bool {
+        !matches!(
+            self,
+            Self::Refused(_) | Self::Answered(_) | Self::Settings | Self::NoRandomness
+        )
+    }
+
     /// The label for metrics.
     pub(super) fn label(&self) -> &'static str {
         match self {
@@ -149,13 +173,12 @@ impl From<RedisError> for Reason {
 impl Reason {
     fn answered(code: &str, detail: &str) -> Self {
         let error = format!("{code} {detail}");
-        let known = REFUSALS
+        let refusal = REFUSALS
             .iter()
             .find(|(words, _)| words.iter().any(|word| error.contains(word)));
-        match known {
+        match refusal {
             Some((_, advice)) => Self::Refused(advice),
-            None if is_code(code) => Self::Answered(code.to_owned()),
-            None => Self::Malformed,
+            None => Self::Answered(CODES.into_iter().find(|known| *known == code)),
         }
     }
 }
@@ -164,11 +187,6 @@ impl Reason {
 fn cause_of(error: &RedisError) -> Option<Cause> {
     let wrapped = error.source()?.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?;
     Cause::in_chain(&**wrapped)
-}
-
-/// Whether it has the form of `ERR` or `BUSY`, and so cannot be a secret.
-fn is_code(text: &str) -> bool {
-    (1..=16).contains(&text.len()) && text.bytes().all(|byte| byte.is_ascii_uppercase())
 }
 
 impl fmt::Display for Reason {
@@ -180,8 +198,9 @@ impl fmt::Display for Reason {
             }
             Self::Unreachable(None) => "no connection to Redis: check its address and the network",
             Self::Refused(advice) => return write!(f, "Redis refused: {advice}"),
-            Self::Answered(code) => return write!(f, "Redis answered {code}"),
-            Self::Malformed => "Redis sent no answer that can be understood: is this port Redis's?",
+            Self::Answered(Some(code)) => return write!(f, "Redis answered {code}"),
+            Self::Answered(None) => "Redis answered with an unknown error",
+            Self::Malformed => "the reply cannot be understood: is this the port of a Redis?",
             Self::UselessEntries => "Redis answers with one entry after another that is of no use",
             Self::Settings => {
                 "the crate redis rejects its settings: does #insecure need its feature tls-rustls-insecure?"
@@ -272,9 +291,9 @@ mod tests {
     }
 
     #[test]
-    fn of_an_unknown_error_only_a_code_is_repeated() {
+    fn of_any_other_error_only_a_known_code_is_repeated() {
         assert_eq!(reason("BUSY canary is running a script"), "Redis answered BUSY");
-        for reply in ["canary", "CANARY-SECRET x", "CANARYCANARYCANARYCANARY x", "Zcanary x"] {
+        for reply in ["canary", "CANARY x", "CANARY", "CANARY-SECRET x", "Zcanary x"] {
             let reason = reason(reply).to_lowercase();
             assert!(!reason.contains("canary"), "{reason}");
         }

@@ -16,8 +16,12 @@ use crate::{clock::Moment, telemetry, token::AccessToken};
 /// expires. A fetch that takes longer renews its lease.
 const LEASE_TTL: Duration = Duration::from_secs(2);
 
-/// Often enough for one renewal to fail without losing the lease.
+/// Also the time limit of a renewal. Short enough for one renewal to fail without losing the lease: the next one starts
+/// after 1.8 s.
 const RENEWAL_INTERVAL: Duration = Duration::from_millis(600);
+
+/// Logs why an entry is of no use.
+pub(super) type Warning = fn();
 
 /// Guard for one fetch, with or without the lock. On drop, a task publishes the token and releases the lock, so the
 /// caller does not wait for that.
@@ -33,6 +37,8 @@ pub(super) struct Lease {
     clocks: Option<(Duration, Moment)>,
     /// The entry to publish, and when it expires by Redis's clock.
     new: Option<(Vec<u8>, Duration)>,
+    /// About the entry that the new one replaces.
+    warning: Option<Warning>,
 }
 
 impl Lease {
@@ -44,14 +50,20 @@ impl Lease {
             may_hold_lock: false,
             clocks: None,
             new: None,
+            warning: None,
         }
     }
 
     /// Looks up an entry, or else tries the lock. Returns Redis's clock as well.
     pub(super) async fn acquire(&mut self, deadline: Instant) -> Result<(Lookup, Duration), RedisFailure> {
+        // In case this future is dropped.
         self.may_hold_lock = true;
-        let (lookup, redis_now) = self.store.acquire(&self.known, LEASE_TTL, deadline).await?;
-        self.may_hold_lock = matches!(lookup, Lookup::Acquired);
+        let result = self.store.acquire(&self.known, LEASE_TTL, deadline).await;
+        self.may_hold_lock = match &result {
+            Ok((lookup, _)) => matches!(lookup, Lookup::Acquired),
+            Err(failure) => failure.reason.leaves_open(),
+        };
+        let (lookup, redis_now) = result?;
         self.clocks = Some((redis_now, Moment::now()));
         Ok((lookup, redis_now))
     }
@@ -61,17 +73,23 @@ impl Lease {
         self.known = entry;
     }
 
+    /// Sets a warning that is logged once the lock is released. If that fails, its own warning takes the place.
+    pub(super) fn warn_on_release(&mut self, warning: Option<Warning>) {
+        self.warning = warning;
+    }
+
     /// Runs the fetch, and renews the lease meanwhile. It stops if the lock is lost, or after two failures in a row.
     pub(super) async fn keep_during<T>(&mut self, fetch: impl Future<Output = T>) -> T {
         let renewals = async {
             let mut failures = 0;
             while self.may_hold_lock {
                 sleep(RENEWAL_INTERVAL).await;
-                match self.store.renew(LEASE_TTL, Instant::now() + self.time_limit).await {
+                let limit = self.time_limit.min(RENEWAL_INTERVAL);
+                match self.store.renew(LEASE_TTL, Instant::now() + limit).await {
                     Ok(true) => failures = 0,
                     Ok(false) => {
                         self.may_hold_lock = false;
-                        telemetry::sharing::lease_lost("another process has the lock");
+                        telemetry::sharing::lease_lost("it has expired, or another process has the lock");
                     }
                     Err(_) if failures == 0 => failures = 1,
                     Err(failure) => {
@@ -80,6 +98,8 @@ impl Lease {
                     }
                 }
             }
+            // Without a command in flight, no time limit would end what a server sends.
+            self.store.disconnect();
             pending().await
         };
         tokio::select! {
@@ -107,13 +127,16 @@ impl Drop for Lease {
         }
         // Without a runtime the lock expires by itself.
         let Ok(runtime) = Handle::try_current() else { return };
-        let (mut store, known) = (self.store.clone(), mem::take(&mut self.known));
+        let (mut store, known, warning) = (self.store.clone(), mem::take(&mut self.known), self.warning);
         let limit = self.time_limit;
         let release = async move {
             let mut released = store.release(&known, new.as_ref(), Instant::now() + limit).await;
             // If one message is lost, the other processes would wait for the lease to expire.
             if matches!(&released, Err(failure) if matches!(failure.reason, Reason::TooSlow)) {
                 released = store.release(&known, new.as_ref(), Instant::now() + limit).await;
+            }
+            if let (Ok(()), Some(warn)) = (&released, warning) {
+                warn();
             }
             telemetry::sharing::released(
                 new.is_some(),

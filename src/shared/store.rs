@@ -104,6 +104,11 @@ impl Store {
         self.run(step, RELEASE, args, deadline).await
     }
 
+    /// Closes the connection. The next script opens another.
+    pub(super) fn disconnect(&mut self) {
+        self.connection = None;
+    }
+
     /// Runs a script before the deadline, connecting included.
     ///
     /// Sends the script's text each time. Refreshes are rare, and a cache of scripts may be empty.
@@ -128,8 +133,8 @@ impl Store {
         result.map_err(|reason| RedisFailure::new(reached, reason))
     }
 
-    /// Sends a command. Repeats it once over a new connection if the connection broke, and follows one `MOVED` and one
-    /// `ASK` of a cluster. Each script may run twice: an owner recognises its own lock.
+    /// Sends a command. Repeats it once over a new connection if the connection broke, except after an `ASK`. Follows one
+    /// `MOVED` and one `ASK` of a cluster. Each script may run twice: an owner recognises its own lock.
     async fn exchange<T: FromRedisValue>(&mut self, command: &Cmd, step: Step, reached: &mut Step) -> RedisResult<T> {
         let (mut reconnected, mut moved) = (false, false);
         loop {
