@@ -279,8 +279,7 @@ impl State {
             }
             Err(error) => {
                 let lifetime = self.replaces().map(AccessToken::lifetime);
-                let is_first_of_kind = self.failures.is_first_of_kind(&error);
-                let class_failures = self.failures.add(&error);
+                let (class_failures, is_first_of_kind) = self.failures.add(&error);
                 let wait = schedule::backoff(&error, class_failures, lifetime, random);
                 self.not_before = Some(now.monotonic + wait);
                 Outcome::Failed {
@@ -434,9 +433,10 @@ impl State {
 }
 
 impl Failures {
-    /// Counts a failure. Returns the number of its class.
-    fn add(&mut self, error: &Error) -> u32 {
-        if self.is_first_of_kind(error) {
+    /// Counts a failure. Returns the number of its class, and whether it is the first of its kind.
+    fn add(&mut self, error: &Error) -> (u32, bool) {
+        let is_first_of_kind = !self.kinds.contains(&error.kind());
+        if is_first_of_kind {
             self.kinds.push(error.kind());
         }
         self.last = Some(error.clone());
@@ -446,11 +446,7 @@ impl Failures {
             &mut self.permanent
         };
         *of_class = of_class.saturating_add(1);
-        *of_class
-    }
-
-    fn is_first_of_kind(&self, error: &Error) -> bool {
-        !self.kinds.contains(&error.kind())
+        (*of_class, is_first_of_kind)
     }
 
     fn count(&self) -> u32 {

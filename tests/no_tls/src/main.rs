@@ -19,7 +19,10 @@ async fn main() {
     let error = shared.expect_err("rediss should be rejected without TLS");
     assert_eq!(error.kind(), ErrorKind::Configuration);
     let shown = format!("{error} {error:?}");
-    assert!(shown.contains("tokio-rustls-comp") && !shown.contains("canary"), "{shown}");
+    assert!(
+        shown.contains("tokio-rustls-comp") && !shown.contains("canary"),
+        "{shown}"
+    );
 
     // With a client of the user's, the first fetch reports it. The proxy would get key and secret in clear text.
     let proxy = TcpListener::bind("127.0.0.1:0").expect("a port should be free");
