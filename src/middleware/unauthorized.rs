@@ -29,7 +29,7 @@ use crate::{fault::Verdict, status::Action};
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unauthorized {
-    /// The API refused the request for another reason than the token. Most often the API is not in the project.
+    /// The API refused the request for a reason other than the token. Most often the API is not in the project.
     NotAboutToken,
     /// The API rejected the token. The request could not be repeated, no other token was available, or the repeated
     /// request was refused as well.
