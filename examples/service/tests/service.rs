@@ -400,7 +400,7 @@ async fn the_metrics_say_what_was_spent() {
     let metrics = service.get("/metrics").await.text().await.unwrap();
     for line in [
         r#"os_requests_total{api="maps",outcome="200"} "#,
-        r#"os_token_refreshes_total{reason="cold",outcome="adopted"} "#,
+        r#"os_token_refreshes_total{reason="cold",outcome="ok"} "#,
         r#"os_turn_wait_seconds_count{api="maps"} "#,
     ] {
         assert!(metrics.contains(line), "{line} is not in\n{metrics}");
