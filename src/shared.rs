@@ -112,13 +112,12 @@ pub struct SharedSource {
 }
 
 /// The result of asking Redis.
+#[expect(clippy::large_enum_variant, reason = "there is one of them, every few minutes")]
 enum Shared {
     /// Another process's token.
     Token(AccessToken),
     /// This process fetches, and publishes the result.
     Fetch(Lease),
-    /// The same without the lock: another process has held it for too long.
-    Outwaited(Lease),
 }
 
 impl SharedSource {
@@ -178,7 +177,10 @@ impl SharedSource {
                         Ok(adopt(&unsealed, remaining, asked, replaces))
                     });
                     match token {
-                        Ok(Some(token)) => return Ok(Shared::Token(token)),
+                        Ok(Some(token)) => {
+                            telemetry::sharing::adopted();
+                            return Ok(Shared::Token(token));
+                        }
                         Ok(None) => {}
                         Err(reason) => warning = Some(reason),
                     }
@@ -190,13 +192,15 @@ impl SharedSource {
                 }
                 Lookup::Acquired => {
                     lease.warn_on_release(warning);
+                    telemetry::sharing::fetched();
                     return Ok(Shared::Fetch(lease));
                 }
                 Lookup::Busy => {
                     let wait = waiting.get_or_insert_with(telemetry::sharing::LeaseWait::start);
                     let give_up = wait.since + self.max_wait();
                     if Instant::now() >= give_up {
-                        return Ok(Shared::Outwaited(lease));
+                        telemetry::sharing::outwaited();
+                        return Ok(Shared::Fetch(lease));
                     }
                     sleep_until(give_up.min(Instant::now() + poll_interval(fastrand::f64()))).await;
                     // This iteration waited for another process's fetch, which is not a delay by Redis.
@@ -221,18 +225,8 @@ impl TokenSource for SharedSource {
         let credentials = self.endpoint.credentials.credentials().await?;
         let seal = Seal::new(&self.prefix, &credentials, &self.endpoint.token_url);
         let mut lease = match self.share(&seal, replaces).await {
-            Ok(Shared::Token(token)) => {
-                telemetry::sharing::adopted();
-                return Ok(token);
-            }
-            Ok(Shared::Fetch(lease)) => {
-                telemetry::sharing::fetched();
-                lease
-            }
-            Ok(Shared::Outwaited(lease)) => {
-                telemetry::sharing::outwaited();
-                lease
-            }
+            Ok(Shared::Token(token)) => return Ok(token),
+            Ok(Shared::Fetch(lease)) => lease,
             Err(failure) => {
                 telemetry::sharing::bypassed(failure.step.name(), failure.reason.label(), &failure.reason);
                 return self.endpoint.request(&credentials).await;

@@ -231,20 +231,20 @@ pub(crate) mod sharing {
     use tokio::time::Instant;
     use tracing::{debug, warn};
 
-    use super::{count, time};
+    use super::{Labels, count, time};
 
-    /// The outcome of one fetch.
-    fn fetch(outcome: &'static str) {
-        count("os_token_shared_fetches_total", None, &[("outcome", outcome)]);
+    /// Counts one fetch.
+    fn fetch(labels: Labels<'_>) {
+        count("os_token_shared_fetches_total", None, labels);
     }
 
     pub(crate) fn adopted() {
         debug!("access token adopted from another process");
-        fetch("adopted");
+        fetch(&[("outcome", "adopted")]);
     }
 
     pub(crate) fn fetched() {
-        fetch("fetched");
+        fetch(&[("outcome", "fetched")]);
     }
 
     /// A fetch without the lock, because another process has held it for too long.
@@ -260,8 +260,7 @@ pub(crate) mod sharing {
     }
 
     fn bypass(reason: &'static str) {
-        let labels = [("outcome", "bypassed"), ("reason", reason)];
-        count("os_token_shared_fetches_total", None, &labels);
+        fetch(&[("outcome", "bypassed"), ("reason", reason)]);
     }
 
     pub(crate) fn entry_damaged() {

@@ -151,6 +151,17 @@ impl Reason {
             Self::Settings | Self::NoRandomness | Self::Panicked => "internal",
         }
     }
+
+    fn answered(code: &str, detail: &str) -> Self {
+        let error = format!("{code} {detail}");
+        let refusal = REFUSALS
+            .iter()
+            .find(|(words, _)| words.iter().any(|word| error.contains(word)));
+        match refusal {
+            Some((_, advice)) => Self::Refused(advice),
+            None => Self::Answered(CODES.into_iter().find(|known| *known == code)),
+        }
+    }
 }
 
 impl From<RedisError> for Reason {
@@ -166,19 +177,6 @@ impl From<RedisError> for Reason {
                 Self::answered(error.code().unwrap_or_default(), error.detail().unwrap_or_default())
             }
             _ => Self::Malformed,
-        }
-    }
-}
-
-impl Reason {
-    fn answered(code: &str, detail: &str) -> Self {
-        let error = format!("{code} {detail}");
-        let refusal = REFUSALS
-            .iter()
-            .find(|(words, _)| words.iter().any(|word| error.contains(word)));
-        match refusal {
-            Some((_, advice)) => Self::Refused(advice),
-            None => Self::Answered(CODES.into_iter().find(|known| *known == code)),
         }
     }
 }

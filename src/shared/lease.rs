@@ -81,17 +81,17 @@ impl Lease {
     /// Runs the fetch, and renews the lease meanwhile. It stops if the lock is lost, or after two failures in a row.
     pub(super) async fn keep_during<T>(&mut self, fetch: impl Future<Output = T>) -> T {
         let renewals = async {
-            let mut failures = 0;
+            let mut has_failed = false;
             while self.may_hold_lock {
                 sleep(RENEWAL_INTERVAL).await;
                 let limit = self.time_limit.min(RENEWAL_INTERVAL);
                 match self.store.renew(LEASE_TTL, Instant::now() + limit).await {
-                    Ok(true) => failures = 0,
+                    Ok(true) => has_failed = false,
                     Ok(false) => {
                         self.may_hold_lock = false;
                         telemetry::sharing::lease_lost("it has expired, or another process has the lock");
                     }
-                    Err(_) if failures == 0 => failures = 1,
+                    Err(_) if !has_failed => has_failed = true,
                     Err(failure) => {
                         telemetry::sharing::lease_lost(failure.reason);
                         break;
