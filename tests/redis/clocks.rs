@@ -2,11 +2,11 @@
 
 use std::time::Instant;
 
-use osdatahub_auth::{FakeDataHub, SharedSource, TokenSource};
+use osdatahub_auth::{FakeDataHub, TokenSource};
 use test_support::{LogCapture, Program, RedisServer, eventually, secs};
 use tokio::time::sleep;
 
-use crate::common::{Exchange, endpoint, fetch_and_publish, proxy, source, wait_until_published};
+use crate::common::{Exchange, fetch_and_publish, only_warning, proxy, source, source_at, wait_until_published};
 
 #[tokio::test]
 async fn a_clock_that_jumps_back_does_not_revive_an_expired_token() {
@@ -18,20 +18,11 @@ async fn a_clock_that_jumps_back_does_not_revive_an_expired_token() {
     let promoted = proxy(redis.port(), |_| Exchange::SlowClock).await;
     sleep(secs(3)).await;
     let (log, _guard) = LogCapture::start();
-    let late = SharedSource::builder(endpoint(&hub), promoted)
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
-    let token = late.fetch(None).await.unwrap();
+    let token = source_at(&hub, promoted).fetch(None).await.unwrap();
     assert_ne!(token.expose_secret(), expired.expose_secret());
     assert_eq!(hub.token_posts(), 2);
-    // Logged once the lock is released.
-    eventually("the warning", async || (!log.warnings("").is_empty()).then_some(())).await;
-    let warnings = log.warnings("");
-    assert!(
-        warnings.len() == 1 && warnings[0].contains("clock has jumped back"),
-        "{warnings:?}"
-    );
+    let warning = only_warning(&log).await;
+    assert!(warning.contains("clock has jumped back"), "{warning}");
 }
 
 #[tokio::test]
@@ -56,11 +47,6 @@ async fn a_promoted_replica_whose_clock_is_slow_revives_no_expired_token() {
     assert_ne!(next.expose_secret(), first.expose_secret());
     wait_until_published(&next, &source(&hub, &replica), None).await;
     assert_eq!(hub.token_posts(), 2);
-    // Logged once the lock is released.
-    eventually("the warning", async || (!log.warnings("").is_empty()).then_some(())).await;
-    let warnings = log.warnings("");
-    assert!(
-        warnings.len() == 1 && warnings[0].contains("clock has jumped back"),
-        "{warnings:?}"
-    );
+    let warning = only_warning(&log).await;
+    assert!(warning.contains("clock has jumped back"), "{warning}");
 }

@@ -5,7 +5,7 @@ use std::sync::{
     atomic::{AtomicBool, AtomicUsize, Ordering},
 };
 
-use osdatahub_auth::{FakeDataHub, SharedSource, TokenSource};
+use osdatahub_auth::{FakeDataHub, TokenSource};
 use test_support::{LogCapture, RawServer, RedisCluster, RedisServer, millis, secs};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
@@ -13,7 +13,7 @@ use tokio::{
     time::sleep,
 };
 
-use crate::common::{endpoint, over_tls, source, wait_until_published};
+use crate::common::{only_warning, over_tls, source, source_at, wait_until_published};
 
 /// The slot of the keys, which the source derives from the credentials.
 async fn slot_of_entry(cluster: &RedisCluster) -> (u16, String) {
@@ -176,15 +176,11 @@ async fn a_cluster_whose_nodes_redirect_in_circles_is_bypassed_after_one_redirec
     .await;
     port.store(circle.address.port().into(), Ordering::Relaxed);
     let (log, _guard) = LogCapture::start();
-    let source = SharedSource::builder(endpoint(&hub), format!("redis://{}", circle.address))
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
+    let source = source_at(&hub, format!("redis://{}", circle.address));
     source.fetch(None).await.unwrap();
-    let warnings = log.warnings("");
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("redirected more than once"), "{warnings:?}");
-    assert!(warnings[0].contains("step=\"acquire\""), "{warnings:?}");
+    let warning = only_warning(&log).await;
+    assert!(warning.contains("redirected more than once"), "{warning}");
+    assert!(warning.contains("step=\"acquire\""), "{warning}");
     // Two lookups, and the same for the release of a lock that may have been taken.
     sleep(millis(300)).await;
     assert!(asked.load(Ordering::Relaxed) <= 4, "{asked:?}");
@@ -196,7 +192,6 @@ async fn a_cluster_without_all_of_its_slots_is_named_as_the_cause() {
     let incomplete = RedisServer::start_with(&["--cluster-enabled", "yes"]).await;
     let (log, _guard) = LogCapture::start();
     source(&hub, &incomplete).fetch(None).await.unwrap();
-    let warnings = log.warnings("");
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("CLUSTERDOWN"), "{warnings:?}");
+    let warning = only_warning(&log).await;
+    assert!(warning.contains("CLUSTERDOWN"), "{warning}");
 }

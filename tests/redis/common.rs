@@ -37,7 +37,11 @@ pub(crate) fn endpoint_for(hub: &FakeDataHub, credentials: ProjectCredentials) -
 
 /// Source with a generous `time_limit`, for tests that are not about the delay that Redis causes.
 pub(crate) fn source(hub: &FakeDataHub, redis: &RedisServer) -> SharedSource {
-    SharedSource::builder(endpoint(hub), redis.url())
+    source_at(hub, redis.url())
+}
+
+pub(crate) fn source_at(hub: &FakeDataHub, url: impl Into<String>) -> SharedSource {
+    SharedSource::builder(endpoint(hub), url)
         .time_limit(secs(5))
         .build()
         .unwrap()
@@ -156,6 +160,14 @@ pub(crate) fn with_slow_clock(reply: Vec<u8>) -> Vec<u8> {
     let (digits, rest) = rest.split_at(13);
     let now: u64 = str::from_utf8(digits).unwrap().parse().unwrap();
     [format!("*4\r\n:{}", now - 60_000).as_bytes(), rest].concat()
+}
+
+/// The one warning of a fetch. Waits for it, because some are logged after the fetch, when the lock is released.
+pub(crate) async fn only_warning(log: &LogCapture) -> String {
+    eventually("a warning", async || (!log.warnings("").is_empty()).then_some(())).await;
+    let mut warnings = log.warnings("");
+    assert_eq!(warnings.len(), 1, "{warnings:?}");
+    warnings.remove(0)
 }
 
 /// Asserts that each of three fetches bypasses Redis: it sends a separate POST, logs this warning, and is delayed by

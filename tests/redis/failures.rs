@@ -10,15 +10,15 @@ use std::{
 
 use osdatahub_auth::{FakeDataHub, SharedSource, TokenSource};
 use redis::AsyncConnectionConfig;
-use test_support::{LogCapture, Program, RawServer, RedisServer, eventually, http_response, millis, secs};
+use test_support::{LogCapture, Program, RawServer, RedisServer, http_response, millis, secs};
 use tokio::{
     io::{AsyncReadExt, AsyncWriteExt},
     time::sleep,
 };
 
 use crate::common::{
-    Exchange, LIMIT, SLACK, assert_every_fetch_bypasses_redis, endpoint, fetch_and_publish, node, proxy, token,
-    wait_for_lock, wait_for_release, wait_until_published,
+    Exchange, LIMIT, SLACK, assert_every_fetch_bypasses_redis, endpoint, fetch_and_publish, node, only_warning, proxy,
+    source_at, token, wait_for_lock, wait_for_release, wait_until_published,
 };
 
 #[tokio::test]
@@ -63,10 +63,7 @@ async fn all_slow_answers_of_one_fetch_together_cost_250_ms_at_most() {
     wait_for_release(&redis).await;
     assert!(start.elapsed() < millis(1_500), "{:?}", start.elapsed());
     // With a longer limit, a slow Redis is still of use.
-    let source = SharedSource::builder(endpoint(&hub), slow)
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
+    let source = source_at(&hub, slow);
     let (first, _) = fetch_and_publish(&source, &redis).await;
     let adopted = source.fetch(None).await.unwrap();
     assert_eq!(adopted.expose_secret(), first.expose_secret());
@@ -102,10 +99,7 @@ async fn a_full_read_only_or_locked_redis_costs_no_error() {
     let wrong = locked.url().replace("redis://", "redis://:canary@");
     assert_every_fetch_bypasses_redis(&hub, &wrong, secs(5), "does not accept the user or the password").await;
     let right = locked.url().replace("redis://", "redis://:password@");
-    let source = SharedSource::builder(endpoint(&hub), right)
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
+    let source = source_at(&hub, right);
     let posts = hub.token_posts();
     let first = source.fetch(None).await.unwrap();
     wait_until_published(&first, &source, None).await;
@@ -130,7 +124,7 @@ async fn an_endless_reply_is_cut_off() {
     });
     let url = format!("redis://{}", endless.await.address);
     assert_every_fetch_bypasses_redis(&hub, &url, LIMIT, "did not answer within the time_limit").await;
-    // The lookups have been cut off, and the tries to hand back a lock soon will be.
+    // The lookups have been cut off, and the attempts to release a lock soon will be.
     sleep(2 * LIMIT + SLACK).await;
     assert_eq!(sending.load(Ordering::Relaxed), 0);
 }
@@ -160,9 +154,8 @@ async fn a_server_with_one_useless_entry_after_another_gets_three_lookups() {
     let source = SharedSource::builder(endpoint(&hub), url).build().unwrap();
     source.fetch(None).await.unwrap();
     assert_eq!(hub.token_posts(), 1);
-    let warnings = log.warnings("");
-    assert_eq!(warnings.len(), 1, "{warnings:?}");
-    assert!(warnings[0].contains("one entry after another"), "{warnings:?}");
+    let warning = only_warning(&log).await;
+    assert!(warning.contains("one entry after another"), "{warning}");
     assert!(questions.load(Ordering::Relaxed) <= 5, "{questions:?}");
 }
 
@@ -182,16 +175,10 @@ async fn a_refusal_by_redis_is_logged_with_its_step_and_with_advice() {
             .command("ACL SETUSER other-keys on >password ~other:* +@all")
             .await;
         let other_keys = redis.url().replace("redis://", "redis://other-keys:password@");
-        let warnings = async |url: String| {
+        let warning = async |url: &str| {
             let (log, _guard) = LogCapture::start();
-            let source = SharedSource::builder(endpoint(&hub), url)
-                .time_limit(secs(5))
-                .build()
-                .unwrap();
-            source.fetch(None).await.unwrap();
-            // The warning of a publication comes a moment after the token.
-            eventually("a warning", async || (!log.warnings("").is_empty()).then_some(())).await;
-            log.warnings("")
+            source_at(&hub, url).fetch(None).await.unwrap();
+            only_warning(&log).await
         };
         for (url, step, advice) in [
             (without("eval").await, "acquire", "lacks a permission"),
@@ -213,18 +200,14 @@ async fn a_refusal_by_redis_is_logged_with_its_step_and_with_advice() {
             ),
         ] {
             let () = redis.command("FLUSHALL").await;
-            let warnings = warnings(url.clone()).await;
-            assert_eq!(warnings.len(), 1, "{program:?} {url}: {warnings:?}");
+            let warning = warning(&url).await;
             let expected = format!("step={step:?}");
-            assert!(warnings[0].contains(&expected), "{program:?} {url}: {warnings:?}");
-            assert!(warnings[0].contains(advice), "{program:?} {url}: {warnings:?}");
+            assert!(warning.contains(&expected), "{program:?} {url}: {warning}");
+            assert!(warning.contains(advice), "{program:?} {url}: {warning}");
         }
         let () = redis.command("CONFIG SET requirepass password").await;
-        let locked = warnings(redis.url()).await;
-        assert!(
-            locked[0].contains("wants a password (NOAUTH)"),
-            "{program:?}: {locked:?}"
-        );
+        let locked = warning(&redis.url()).await;
+        assert!(locked.contains("wants a password (NOAUTH)"), "{program:?}: {locked}");
     }
 }
 
@@ -247,10 +230,7 @@ async fn a_process_that_may_not_delete_publishes_its_token_and_the_others_adopt_
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     let () = redis.command("ACL SETUSER app on >password ~* +@all -del").await;
     let url = redis.url().replace("redis://", "redis://app:password@");
-    let app = SharedSource::builder(endpoint(&hub), url)
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
+    let app = source_at(&hub, url);
     let first = app.fetch(None).await.unwrap();
     wait_until_published(&first, &app, None).await;
     // The lock stays for the two seconds of its lease.
@@ -272,16 +252,9 @@ async fn a_certificate_that_is_not_accepted_is_a_failure_to_connect_with_advice(
         (redis.url().replace("rediss://", "redis://"), "does it want TLS?"),
     ] {
         let (log, _guard) = LogCapture::start();
-        let source = SharedSource::builder(endpoint(&hub), url)
-            .time_limit(secs(5))
-            .build()
-            .unwrap();
-        source.fetch(None).await.unwrap();
-        let warnings = log.warnings("");
-        assert!(
-            warnings.len() == 1 && warnings[0].contains(advice),
-            "{advice}: {warnings:?}"
-        );
+        source_at(&hub, url).fetch(None).await.unwrap();
+        let warning = only_warning(&log).await;
+        assert!(warning.contains(advice), "{advice}: {warning}");
     }
     // With the right root certificate, but for another name.
     let url = redis.url().replace("localhost", "127.0.0.1");

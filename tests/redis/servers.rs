@@ -15,7 +15,7 @@ use redis::{
 };
 use test_support::{LogCapture, Program, RedisServer, eventually, secs};
 
-use crate::common::{endpoint, fetch_and_publish, over_tls, source, wait_for_release};
+use crate::common::{endpoint, fetch_and_publish, over_tls, source, source_at, wait_for_release};
 
 #[tokio::test]
 async fn the_documented_commands_are_those_that_are_sent() {
@@ -59,24 +59,17 @@ async fn assert_shares(hub: &FakeDataHub, source: &SharedSource, what: &str) {
     assert_eq!(log.warnings(""), [""; 0], "{what}");
 }
 
-fn at(hub: &FakeDataHub, url: impl Into<String>) -> SharedSource {
-    SharedSource::builder(endpoint(hub), url)
-        .time_limit(secs(5))
-        .build()
-        .unwrap()
-}
-
 #[tokio::test]
 async fn redis_6_redis_7_and_valkey_share() {
     let hub = FakeDataHub::start().await.unwrap();
     for program in Program::all() {
         let server = RedisServer::start_program(program).await;
-        assert_shares(&hub, &at(&hub, server.url()), &format!("{program:?}")).await;
+        assert_shares(&hub, &source_at(&hub, server.url()), &format!("{program:?}")).await;
         // A lease that is renewed, and a process that waits for it.
         hub.set_delay(secs(3));
         let () = server.command("FLUSHALL").await;
         let posts = hub.token_posts();
-        let (one, other) = (at(&hub, server.url()), at(&hub, server.url()));
+        let (one, other) = (source_at(&hub, server.url()), source_at(&hub, server.url()));
         let (one, other) = tokio::join!(one.fetch(None), other.fetch(None));
         assert_eq!(
             one.unwrap().expose_secret(),
@@ -101,15 +94,15 @@ async fn every_form_of_a_redis_url_works() {
             format!("valkey://:password@{address}/4?protocol=resp2"),
             format!("redis://:password@{address}/5?protocol=resp3"),
         ] {
-            assert_shares(&hub, &at(&hub, &url), &format!("{program:?} {url}")).await;
+            assert_shares(&hub, &source_at(&hub, &url), &format!("{program:?} {url}")).await;
         }
     }
     let socket = RedisServer::start_with(&["--unixsocket", "redis.sock"]).await;
     let path = socket.socket();
-    assert_shares(&hub, &at(&hub, format!("unix://{}", path.display())), "unix").await;
+    assert_shares(&hub, &source_at(&hub, format!("unix://{}", path.display())), "unix").await;
     assert_shares(
         &hub,
-        &at(&hub, format!("redis+unix://{}?db=2", path.display())),
+        &source_at(&hub, format!("redis+unix://{}?db=2", path.display())),
         "redis+unix",
     )
     .await;
