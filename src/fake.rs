@@ -46,8 +46,9 @@ use crate::credentials::ProjectCredentials;
 /// response requires the token too, except with [`answer_public_path`](Self::answer_public_path). The hub is stricter
 /// here than OS, which serves a few lists, such as that of its open products, without a token.
 ///
-/// All these paths support CORS, so that a page of another origin can call them. The hub responds to preflights, and
-/// adds `Access-Control-Allow-Origin: *` to each response that has no such header. The token endpoint has no CORS.
+/// All paths of APIs support CORS, so that a page of another origin can call them. The hub responds to preflights, and
+/// adds `Access-Control-Allow-Origin: *` to each response that has no such header. The token endpoint has no CORS, and
+/// neither have the paths of `answer_public_path`.
 ///
 /// Dropping the hub stops its tasks. The runtime then closes the listener and every connection.
 ///

@@ -377,7 +377,7 @@ async fn more_than_the_limit_allows_is_held_back_and_never_reaches_os() {
         assert_eq!(held_back.status(), 503);
         assert!(held_back.headers().contains_key("Retry-After"));
     }
-    assert_eq!(service.status(BATH).await, 200, "the other API has a limit of its own");
+    assert_eq!(service.status(BATH).await, 200, "each API has a separate limit");
 }
 
 #[tokio::test]
