@@ -137,12 +137,12 @@ async fn a_slot_that_moves_under_traffic_fails_no_fetch_and_is_found_again() {
     sleep(millis(200)).await;
     stopped.store(true, Ordering::Relaxed);
     let fetches: usize = traffic.join_all().await.into_iter().sum();
-    // Between the two moves, a script for two keys of which one is missing is refused: each such fetch asks OS.
     let warnings = log.warnings("");
-    assert!(
-        warnings.iter().all(|warning| warning.contains("TRYAGAIN")),
-        "{warnings:?}"
-    );
+    // A script is refused while one of its two keys has moved and the other has not. And when the move ends, a node that
+    // has not heard of it redirects to one that redirects again. Each such fetch asks OS.
+    let known = |warning: &&String| warning.contains("TRYAGAIN") || warning.contains("redirected more than once");
+    let others = warnings.iter().filter(|warning| !known(warning)).collect::<Vec<_>>();
+    assert!(others.is_empty(), "{others:?}");
     assert_eq!(hub.token_posts(), 1 + warnings.len(), "{fetches} fetches");
     let (log, _guard) = LogCapture::start();
     let mut found = Vec::new();
