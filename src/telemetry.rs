@@ -218,7 +218,7 @@ pub(crate) fn token_age_impossible(age: Duration) {
 pub(crate) fn proxy_for_loopback(variable: &'static str) {
     warn!(
         variable,
-        "a proxy gets the token in clear text, on requests to a loopback origin over plain http, unless the client has no_proxy"
+        "a proxy sees the token of requests to a loopback origin over plain http, unless the client is built with no_proxy"
     );
 }
 

@@ -63,7 +63,7 @@ impl fmt::Display for Unauthorized {
                 "the API refused the request, and not because of the access token: add the API to the project on the OS Data Hub if it is not in it"
             }
             Self::TokenRejected => {
-                "the API rejected the access token: send the request again, and check the project on the OS Data Hub if that keeps failing"
+                "the API rejected the access token, and no new one helped: send the request again; if that keeps failing, look in the log for failed refreshes, and at the project on the OS Data Hub"
             }
             Self::TokenTooNew => {
                 "the API rejected an access token that is too new to be replaced: send the request again in 5 to 60 s"

@@ -99,7 +99,7 @@ async fn origins_with_the_proxies_of_this_process() {
         let auth = BearerAuth::new(tokens.clone());
         auth.with_origin(origin.parse().unwrap()).unwrap();
     }
-    for warning in log.warnings("a proxy gets the token") {
+    for warning in log.warnings("a proxy sees the token") {
         println!("\nWARNED {warning}");
     }
 }

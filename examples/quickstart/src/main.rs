@@ -129,6 +129,7 @@ async fn run_scenario(service: &mut Service<'_>) {
     // The token is usable for 3.5 s more and attempts are about 1 s apart, so one succeeds in time after the
     // recovery.
     service.traffic_for(Duration::from_millis(1_800)).await;
+    service.begin_phase("endpoint back");
     hub.recover();
     service.traffic_until(is_fresh).await;
     service.traffic_for(Duration::from_secs(2)).await;

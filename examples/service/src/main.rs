@@ -5,7 +5,7 @@
 //!
 //! `OS_TRANSACTIONS_PER_MINUTE` is what this process may spend of OS's limit, for each API. It defaults to 50, the limit
 //! in development mode. A live project may use 600, divided by the number of processes. `LISTEN` is the address, and
-//! defaults to `127.0.0.1:8080`. `RUST_LOG` takes filters such as `info,osdatahub_auth=debug`.
+//! defaults to `127.0.0.1:3000`. `RUST_LOG` takes filters such as `info,osdatahub_auth=debug`.
 //!
 //! Put a proxy in front that terminates TLS, passes `Host` on unchanged, and keeps `/metrics` and `/readyz` inside. It must close
 //! its idle connections to the service within 5 s, because the service then closes them itself.

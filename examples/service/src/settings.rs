@@ -34,7 +34,7 @@ impl Settings {
         Ok(Self {
             credentials,
             per_minute: read("OS_TRANSACTIONS_PER_MINUTE", "50", "a whole number above 0")?,
-            listen: read("LISTEN", "127.0.0.1:8080", "an address such as 0.0.0.0:8080")?,
+            listen: read("LISTEN", "127.0.0.1:3000", "an address such as 0.0.0.0:3000")?,
         })
     }
 }

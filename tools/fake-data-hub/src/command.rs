@@ -7,8 +7,11 @@ use osdatahub_auth::{FakeAnswer, FakeDataHub};
 pub(crate) const HELP: &str = "  \
   revoke    revokes every token issued so far
   down      every token request, and every API request with a good token, gets
-            a 503
+            a 503; `down token` fails the token endpoint alone
   up        ends `down`
+  refuse /search/places/
+            takes the APIs with this prefix out of the project, until the
+            program ends
   slow 2    delays the token endpoint by 2 s; `slow 0` ends it
   limit 50  refuses more than 50 requests a minute to an API or the token
             endpoint, with a 429; `limit off` ends it
@@ -19,7 +22,9 @@ pub(crate) const HELP: &str = "  \
 pub(crate) enum Command {
     Revoke,
     Down,
+    DownToken,
     Up,
+    Refuse(String),
     Slow(Duration),
     Limit(Option<u32>),
     Help,
@@ -34,7 +39,10 @@ impl FromStr for Command {
         match *words {
             ["revoke"] => Ok(Self::Revoke),
             ["down"] => Ok(Self::Down),
+            ["down", "token"] => Ok(Self::DownToken),
             ["up"] => Ok(Self::Up),
+            ["refuse", prefix] if prefix.starts_with('/') => Ok(Self::Refuse(prefix.to_owned())),
+            ["refuse", ..] => Err("`refuse` needs the start of a path, such as `refuse /search/places/`.".to_owned()),
             ["slow", seconds] => {
                 let delay = seconds.parse().ok().map(Duration::try_from_secs_f64);
                 let Some(Ok(delay)) = delay else {
@@ -68,6 +76,15 @@ impl Command {
                 hub.fail_api(FakeAnswer::new(503, ""));
                 "Down: the token endpoint and the APIs answer 503.".to_owned()
             }
+            Self::DownToken => {
+                hub.recover();
+                hub.fail(FakeAnswer::new(503, ""));
+                "Down: the token endpoint answers 503, the APIs work.".to_owned()
+            }
+            Self::Refuse(prefix) => {
+                hub.refuse_under(&prefix);
+                format!("The project has no API under {}.", prefix.escape_debug())
+            }
             Self::Up => {
                 hub.recover();
                 "Up.".to_owned()
@@ -97,7 +114,9 @@ mod tests {
         for (line, command) in [
             ("revoke", Command::Revoke),
             ("down", Command::Down),
+            ("down token", Command::DownToken),
             ("  up\r", Command::Up),
+            ("refuse /maps/", Command::Refuse("/maps/".to_owned())),
             ("slow 2", Command::Slow(Duration::from_secs(2))),
             ("slow\t0.5", Command::Slow(Duration::from_millis(500))),
             ("slow 0", Command::Slow(Duration::ZERO)),
@@ -121,6 +140,8 @@ mod tests {
             ("slow -1", "such as `slow 2`"),
             ("slow NaN", "such as `slow 2`"),
             ("slow inf", "such as `slow 2`"),
+            ("refuse", "such as `refuse /search/places/`"),
+            ("refuse maps", "such as `refuse /search/places/`"),
             ("limit", "`limit` needs a number"),
             ("limit -1", "such as `limit 50`"),
             ("limit 5000000000", "such as `limit 50`"),
@@ -132,7 +153,7 @@ mod tests {
 
     #[test]
     fn the_help_lists_every_command() {
-        for command in ["revoke", "down", "up", "slow", "limit", "help", "quit"] {
+        for command in ["revoke", "down", "up", "refuse", "slow", "limit", "help", "quit"] {
             assert!(
                 HELP.lines().any(|line| line.trim_start().starts_with(command)),
                 "{command}"

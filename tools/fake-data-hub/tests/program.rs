@@ -129,6 +129,14 @@ async fn the_token_endpoint_and_the_apis_react_to_each_command() {
         (StatusCode::OK, StatusCode::OK)
     );
 
+    program.type_command("down", "503").await;
+    program.type_command("down token", "the APIs work").await;
+    assert_eq!(
+        (program.post().await.0, program.get(&token).await),
+        (StatusCode::SERVICE_UNAVAILABLE, StatusCode::OK)
+    );
+    program.type_command("up", "Up").await;
+
     program.type_command("slow 1", "after 1 s").await;
     let start = std::time::Instant::now();
     assert_eq!(program.post().await.0, StatusCode::OK);
@@ -143,6 +151,9 @@ async fn the_token_endpoint_and_the_apis_react_to_each_command() {
         (program.post().await.0, program.get(&token).await),
         (StatusCode::OK, StatusCode::OK)
     );
+
+    program.type_command("refuse /search/", "no API under /search/").await;
+    assert_eq!(program.get(&token).await, StatusCode::UNAUTHORIZED);
 
     program.type_command("explode", "Unknown command").await;
     program.type_command("help", "ends the program").await;
