@@ -1,8 +1,10 @@
-//! Keeps a long-running service authenticated to the [Ordnance Survey (OS) Data Hub](https://osdatahub.os.uk).
+//! Keeps a long-running service authenticated to the [Ordnance Survey (OS) Data Hub](https://osdatahub.os.uk). It is not
+//! affiliated with OS.
 //!
 //! OS gives a project a key and a secret. Its token endpoint turns them into an access token that lives for 299 s. This
-//! library holds that token, renews it before it expires, and puts it on every OS request of a [`reqwest`] client that
-//! is wrapped with [`reqwest_middleware`]. You add one line to your chain:
+//! library holds that token, renews it before it expires, and puts it on every OS request of a
+//! [`reqwest`](https://docs.rs/reqwest) client that is wrapped with
+//! [`reqwest-middleware`](https://docs.rs/reqwest-middleware):
 //!
 //! ```no_run
 //! use osdatahub_auth::{BearerAuth, ProjectCredentials, TokenManager};
@@ -11,20 +13,52 @@
 //! # fn main() -> Result<(), osdatahub_auth::Error> {
 //! let credentials = ProjectCredentials::from_env()?; // OS_PROJECT_API_KEY and OS_PROJECT_API_SECRET
 //! let tokens = TokenManager::new(credentials)?;
-//! let client = ClientBuilder::new(reqwest::Client::new())
-//!     .with(BearerAuth::new(tokens))
+//! let os = ClientBuilder::new(reqwest::Client::new())
+//!     .with(BearerAuth::new(tokens.clone()))
 //!     .build();
 //! # Ok(())
 //! # }
 //! ```
 //!
 //! Build one [`TokenManager`] for a project and keep it for as long as the service runs. Its clones share the token.
-//! Without the middleware, `tokens.token().await?.header_value()` is the header to send.
+//!
+//! # The pieces
+//!
+//! | piece | purpose |
+//! |---|---|
+//! | [`BearerAuth`] | the middleware: it decides which requests get the token, and acts on a 401 |
+//! | [`TokenManager`] | holds the token: fresh, stale, unusable; single-flight refresh; backoff |
+//! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], [`SharedSource`](struct.SharedSource.html) in front of it, or your own |
+//! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
+//! | [`HandOut`] | a token for a map page in a browser, from [`TokenManager::hand_out`] |
+//! | [`Unauthorized`] | why a request got a 401: the API is not in the project, or the token was refused |
+//! | [`Error`] | why there is no token; [`Error::find_in`] finds it behind a chain |
+//! | [`FakeDataHub`](struct.FakeDataHub.html) | a Data Hub on loopback, for your tests |
+//!
+//! The [`guide`] has a page for each need: to [learn](guide#learn), to [solve](guide#solve) a problem, to
+//! [understand](guide#understand), and to [look up](guide#look-up). Begin with [`guide::first_service`].
+//!
+//! # What it promises
+//!
+//! Each promise has its tests, or a benchmark, in the repository.
+//!
+//! - **No expired token.** A token is handed out until shortly before it expires: the expiry margin is 10 s for OS's
+//!   tokens. If there is no token, the request is not sent, and the error says why.
+//! - **No avoidable wait.** A token is renewed in the background at 75 to 85 % of its lifetime. No caller waits while
+//!   it is usable (stale-while-revalidate).
+//! - **No more tokens than needed.** There is one token request at a time, however many callers wait (single-flight).
+//!   10,000 callers without a token cost one POST.
+//! - **An outage of the token endpoint does not take you down.** The current token is served until shortly before it
+//!   expires, attempts back off, and no response stops the next attempt.
+//! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another. A 401
+//!   that is not about the token costs nothing.
+//! - **Secrets stay where they belong.** The token goes to `https://api.os.uk` and to origins that you name, compared
+//!   as parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token or a
+//!   response.
 //!
 //! # Try it without credentials
 //!
-//! [`FakeDataHub`](struct.FakeDataHub.html), behind the feature `test-util`, is a Data Hub on loopback that is as odd
-//! as the real one. This library is tested with it, and your service can be, too:
+//! [`FakeDataHub`](struct.FakeDataHub.html), behind the feature `test-util`, is as odd as the real one:
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
 #![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
@@ -49,78 +83,21 @@
 //! # }
 //! ```
 //!
-//! # What it promises
-//!
-//! Each promise has its tests, or a benchmark, in the repository.
-//!
-//! - **No expired token.** A token is handed out until shortly before it expires: the expiry margin is 10 s for OS's
-//!   tokens. If there is no token, the request is not sent, and the error says why.
-//! - **No avoidable wait.** A token is renewed in the background at 75 to 85 % of its lifetime. No caller waits while
-//!   it is usable (stale-while-revalidate).
-//! - **No more tokens than needed.** There is one token request at a time, however many callers wait (single-flight).
-//!   10,000 callers without a token cost one POST.
-//! - **An outage of the token endpoint does not take you down.** The current token is served until shortly before it
-//!   expires, attempts back off, and no response stops the next attempt.
-//! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another. A 401
-//!   that is not about the token costs nothing.
-//! - **Secrets stay where they belong.** The token goes to `https://api.os.uk` and to origins that you name, compared
-//!   as parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token or a
-//!   response.
-//!
-//! # The pieces
-//!
-//! | piece | purpose |
-//! |---|---|
-//! | [`BearerAuth`] | the middleware: it decides which requests get the token, and acts on a 401 |
-//! | [`TokenManager`] | holds the token: fresh, stale, unusable; single-flight refresh; backoff |
-//! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], [`SharedSource`](struct.SharedSource.html) in front of it, or your own |
-//! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
-//! | [`HandOut`] | a token for a map page in a browser, from [`TokenManager::hand_out`] |
-//! | [`Unauthorized`] | why a request got a 401: the API is not in the project, or the token was refused |
-//! | [`Error`] | why there is no token; [`Error::find_in`] finds it behind a chain |
-//!
-//! The [`guide`] has a page for each question that comes up in production.
-//!
-//! # Layer order
-//!
-//! Tracing, then retry, then [`BearerAuth`], then the client. Then each retry gets a current token, and a trace shows
-//! one request however often it was repeated:
-//!
-//! ```no_run
-//! # use osdatahub_auth::{BearerAuth, TokenManager};
-//! # use reqwest_middleware::ClientBuilder;
-//! use reqwest_retry::{RetryTransientMiddleware, policies::ExponentialBackoff};
-//! use reqwest_tracing::TracingMiddleware;
-//!
-//! # fn chain(tokens: TokenManager) -> reqwest_middleware::ClientWithMiddleware {
-//! let policy = ExponentialBackoff::builder().build_with_max_retries(3);
-//! ClientBuilder::new(reqwest::Client::new())
-//!     .with(TracingMiddleware::default())
-//!     .with(RetryTransientMiddleware::new_with_policy(policy))
-//!     .with(BearerAuth::new(tokens))
-//!     .build()
-//! # }
-//! ```
-//!
-//! `reqwest`'s own timeouts do not include the wait for a token, which is 10 s at most (the `acquire_timeout`). Put
-//! `tokio::time::timeout` around the whole request if that matters.
-//!
 //! # Features
 //!
 //! None is on by default, and none changes what the others do.
 //!
 //! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. You need neither if your own `reqwest` has TLS,
 //!   as it has by default. Without TLS, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says so.
-//! - `metrics`: counters, gauges and histograms, for any recorder of the crate `metrics`; see [`guide::operating`].
+//! - `metrics`: counters, gauges and histograms, for any recorder of the crate `metrics`; see [`guide::metrics`].
 //! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis, Valkey or Redis
 //!   Cluster. TLS for `rediss://` is a feature of the crate `redis` itself.
 //! - `test-util`: [`FakeDataHub`](struct.FakeDataHub.html).
 //!
 //! # Limits
 //!
-//! The library needs a tokio runtime with I/O and time. Blocking code can use `Handle::block_on` of a multi-threaded
-//! runtime. A process that forks must not use its parent's manager. wasm32 is not supported. [`guide::limits`] says
-//! what is *not* protected.
+//! The library needs a tokio runtime with I/O and time; see [`guide::runtimes`] for blocking code. A process that forks
+//! must not use its parent's manager. wasm32 is not supported. [`guide::protection`] says what is *not* protected.
 #![cfg_attr(docsrs, feature(doc_cfg))]
 // A panic in library code takes a service down.
 #![warn(clippy::expect_used, clippy::unwrap_used)]
@@ -151,11 +128,6 @@ mod status;
 mod tally;
 mod telemetry;
 mod token;
-
-/// The code in the README is compiled and run as tests.
-#[cfg(all(doctest, feature = "test-util"))]
-#[doc = include_str!("../README.md")]
-mod readme {}
 
 pub use self::credentials::{CredentialsProvider, FileCredentials, ProjectCredentials};
 pub use self::endpoint::{TokenEndpoint, TokenEndpointBuilder};

@@ -173,7 +173,7 @@ impl TokenManager {
     ///
     /// Its task runs on the current tokio runtime. If that ends, so does the task, and a WARN says so. A runtime that is
     /// often blocked, such as one of actix-web's workers, is a poor place for it: the guide's page on
-    /// [operating](crate::guide::operating#runtimes) shows a separate one.
+    /// [runtimes](crate::guide::runtimes) shows a separate one.
     ///
     /// # Panics
     /// Outside a tokio runtime, with a message that says so. On one without a timer (`enable_time`), the task panics.

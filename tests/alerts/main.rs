@@ -6,7 +6,7 @@ use std::{
     process::Command,
 };
 
-const GUIDE: &str = include_str!("../../src/guide/operating.md");
+const GUIDE: &str = include_str!("../../src/guide/metrics.md");
 const CASES: &str = include_str!("cases.yml");
 
 /// The `rules.yml` in the guide.

@@ -279,7 +279,7 @@ async fn a_request_that_is_covered_or_kept_out_on_purpose_is_not_told() {
 /// Log messages are part of the API, so the guide must list each one word for word.
 #[test]
 fn every_message_is_in_the_guide_as_it_is_in_the_code() {
-    let guide = include_str!("../../src/guide/operating.md");
+    let guide = include_str!("../../src/guide/logs.md");
     let code = include_str!("../../src/telemetry.rs");
     let rows: Vec<_> = guide.lines().filter(|line| line.starts_with("| `")).collect();
     let mut events = 0;
@@ -292,7 +292,7 @@ fn every_message_is_in_the_guide_as_it_is_in_the_code() {
             let start_of_row = format!("| `{message}` |");
             assert!(
                 rows.iter().any(|row| row.starts_with(&start_of_row)),
-                "src/guide/operating.md does not list {message:?}"
+                "src/guide/logs.md does not list {message:?}"
             );
         }
     }

@@ -152,7 +152,7 @@ async fn every_metric_is_described_to_a_recorder_that_came_late() {
 /// Names of metrics are part of the API.
 #[test]
 fn the_guide_lists_every_metric_that_is_described_and_no_other() {
-    let guide = include_str!("../../src/guide/operating.md");
+    let guide = include_str!("../../src/guide/metrics.md");
     let code = include_str!("../../src/telemetry.rs");
     let rows = guide.lines().filter_map(|line| line.strip_prefix("| `os_token_"));
     let listed: BTreeSet<_> = rows.filter_map(|row| row.split('`').next()).collect();
