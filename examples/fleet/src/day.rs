@@ -27,7 +27,7 @@ const RESPONSE_DELAY: Duration = Duration::from_millis(80);
 /// Expiry margin of a shared token: with less remaining lifetime it is not adopted.
 const EXPIRY_MARGIN: Duration = Duration::from_secs(10);
 /// Maximum wait for the replica that holds the lock.
-const MAX_WAIT: Duration = Duration::from_secs(7);
+const MAX_WAIT: Duration = Duration::from_secs(6);
 
 pub(crate) struct Day {
     /// POSTs to the endpoint in each second.
