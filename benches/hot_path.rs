@@ -62,7 +62,11 @@ fn main() -> ExitCode {
         }
     }
 
-    let measured = ratio(ROUNDS, || time(&mut || send(&floor, None)), || time(&mut || send(&no_replay, None)));
+    let measured = ratio(
+        ROUNDS,
+        || time(&mut || send(&floor, None)),
+        || time(&mut || send(&no_replay, None)),
+    );
     report("chain/get_no_replay_over_floor", measured, Limit::AtMost(1.05));
 
     let nothing = chain(Nothing);

@@ -52,7 +52,10 @@ fn main() -> ExitCode {
     // Throughput is the inverse of time: a client's time over another's is the other's throughput over its own.
     let throughput = |client, over| ratio(ROUNDS, || time(client), || time(over));
     println!("# a constant header over bare: {:.3}", throughput(&constant, &bare));
-    println!("# without replay over a constant header: {:.3}", throughput(&no_replay, &constant));
+    println!(
+        "# without replay over a constant header: {:.3}",
+        throughput(&no_replay, &constant)
+    );
     let measured = throughput(&with_replay, &constant);
     report("throughput/loopback_over_constant", measured, Limit::AtLeast(0.99));
     finish()

@@ -92,10 +92,10 @@ const MAX_USELESS_ENTRIES: usize = 3;
 /// # What it needs
 ///
 /// Redis 5 or later, Valkey, or Redis Cluster. The user needs `EVAL`, `GET`, `SET`, `DEL`, `PTTL` and `TIME` on keys that
-/// start with the prefix, `ASKING` in a cluster, and `SELECT` if the URL names a database. The [guide](crate::guide::sharing) says how to set a
-/// Redis up.
+/// start with the prefix, `ASKING` in a cluster, and `SELECT` if the URL names a database. The
+/// [guide](crate::guide::sharing) says how to set Redis up.
 ///
-/// For `rediss://`, add the crate [`redis`] 1 with TLS:
+/// For `rediss://`, add the crate [`redis`](https://docs.rs/redis) 1 with TLS:
 ///
 /// ```toml
 /// redis = { version = "1", default-features = false, features = ["tokio-rustls-comp", "tls-rustls-webpki-roots"] }
@@ -352,7 +352,8 @@ impl SharedSourceBuilder {
     ///
     /// # Errors
     /// [`Configuration`](crate::ErrorKind::Configuration) if the Redis URL cannot be parsed, or is `rediss://` and the
-    /// crate [`redis`] has no TLS compiled in. Also if the prefix is empty, or if the time limit is zero or above 5 s.
+    /// crate [`redis`](https://docs.rs/redis) has no TLS compiled in. Also if the prefix is empty, or if the time limit is
+    /// zero or above 5 s.
     /// The time limit and the endpoint's `request_timeout` together may not exceed 30 s, the limit of any fetch.
     pub fn build(self) -> Result<SharedSource, Error> {
         let (redis, config) = match self.redis {
