@@ -1,10 +1,9 @@
-//! Keeps a long-running service authenticated to the [Ordnance Survey (OS) Data Hub](https://osdatahub.os.uk). It is not
-//! affiliated with OS.
+//! Keeps a long-running service authenticated to the [Ordnance Survey (OS) Data Hub](https://osdatahub.os.uk). It is
+//! not affiliated with OS.
 //!
-//! OS gives a project a key and a secret. Its token endpoint turns them into an access token that lives for 299 s. This
-//! library holds that token, renews it before it expires, and puts it on every OS request of a
-//! [`reqwest`](https://docs.rs/reqwest) client that is wrapped with
-//! [`reqwest-middleware`](https://docs.rs/reqwest-middleware):
+//! OS gives a project a key and a secret. OS's token endpoint exchanges them for an access token that lives for 299 s.
+//! This library fetches that token and renews it before it expires. It adds the token to every request that a
+//! [`reqwest-middleware`](https://docs.rs/reqwest-middleware) client sends to OS:
 //!
 //! ```no_run
 //! use osdatahub_auth::{BearerAuth, ProjectCredentials, TokenManager};
@@ -27,12 +26,12 @@
 //! | piece | purpose |
 //! |---|---|
 //! | [`BearerAuth`] | the middleware: it decides which requests get the token, and acts on a 401 |
-//! | [`TokenManager`] | holds the token: fresh, stale, unusable; single-flight refresh; backoff |
+//! | [`TokenManager`] | holds the token and renews it, with single-flight, stale-while-revalidate and backoff |
 //! | [`TokenSource`] | where tokens come from: OS's [`TokenEndpoint`], [`SharedSource`](struct.SharedSource.html) in front of it, or your own |
-//! | [`CredentialsProvider`] | where key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
+//! | [`CredentialsProvider`] | where the key and secret come from: [`ProjectCredentials`], [`FileCredentials`], or your own |
 //! | [`HandOut`] | a token for a map page in a browser, from [`TokenManager::hand_out`] |
 //! | [`Unauthorized`] | why a request got a 401: the API is not in the project, or the token was refused |
-//! | [`Error`] | why there is no token; [`Error::find_in`] finds it behind a chain |
+//! | [`Error`] | why there is no token; [`Error::find_in`] finds it in a chain's error |
 //! | [`FakeDataHub`](struct.FakeDataHub.html) | a Data Hub on loopback, for your tests |
 //!
 //! The [`guide`] has a page for each need: to [learn](guide#learn), to [solve](guide#solve) a problem, to
@@ -52,13 +51,13 @@
 //!   expires, attempts back off, and no response stops the next attempt.
 //! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another. A 401
 //!   that is not about the token costs nothing.
-//! - **Secrets stay where they belong.** The token goes to `https://api.os.uk` and to origins that you name, compared
-//!   as parsed, over https or within the machine. No `Debug`, error or log line shows a key, a secret, a token or a
-//!   response.
+//! - **Secrets stay where they belong.** The token goes only to `https://api.os.uk` and to origins that you name, over
+//!   https or loopback. The library compares parsed origins, not strings. No `Debug`, error or log line shows a key, a
+//!   secret, a token or a response.
 //!
 //! # Try it without credentials
 //!
-//! [`FakeDataHub`](struct.FakeDataHub.html), behind the feature `test-util`, is as odd as the real one:
+//! [`FakeDataHub`](struct.FakeDataHub.html), behind the feature `test-util`, imitates the real one, oddities included:
 //!
 #![cfg_attr(feature = "test-util", doc = "```")]
 #![cfg_attr(not(feature = "test-util"), doc = "```ignore")]
@@ -71,12 +70,12 @@
 //! let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url()).build()?;
 //! let tokens = TokenManager::builder(endpoint).build()?;
 //! let client = ClientBuilder::new(hub.client_builder().build()?)
-//!     .with(BearerAuth::new(tokens).with_origin(hub.origin())?)
-//!     .build();
+//! .with(BearerAuth::new(tokens).with_origin(hub.origin())?)
+//! .build();
 //!
 //! for _ in 0..100 {
-//!     let answer = client.get(hub.url("/search/names/v1/find?query=Bath")).send().await?;
-//!     assert_eq!(answer.status(), 200);
+//! let answer = client.get(hub.url("/search/names/v1/find?query=Bath")).send().await?;
+//! assert_eq!(answer.status(), 200);
 //! }
 //! assert_eq!(hub.token_posts(), 1);
 //! # Ok(())
@@ -87,8 +86,7 @@
 //!
 //! None is on by default, and none changes what the others do.
 //!
-//! - `rustls`, `native-tls`: pass `reqwest`'s choice of TLS through. You need neither if your own `reqwest` has TLS,
-//!   as it has by default. Without TLS, asking OS is a [`Configuration`](ErrorKind::Configuration) error that says so.
+//! - `rustls`, `native-tls`: turn on that TLS backend in `reqwest`. You need neither if your own `reqwest` has TLS, as it does by default. Without TLS, a token request fails with a [`Configuration`](ErrorKind::Configuration) error that says so.
 //! - `metrics`: counters, gauges and histograms, for any recorder of the crate `metrics`; see [`guide::metrics`].
 //! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis, Valkey or Redis
 //!   Cluster. TLS for `rediss://` is a feature of the crate `redis` itself.
