@@ -38,7 +38,7 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// use axum::{Json, extract::State, response::IntoResponse};
 /// use osdatahub_auth::{HandOut, TokenManager};
 ///
-/// // Check who is asking first: anyone who gets the token can use it until it expires.
+/// // Check who is asking first, as in the guide: anyone who gets the token can use it until it expires.
 /// async fn token(State(tokens): State<TokenManager>) -> impl IntoResponse {
 ///     match tokens.hand_out(Duration::from_secs(120)).await {
 ///         Ok(hand_out) => (HandOut::headers(), Json(hand_out)).into_response(),
@@ -59,7 +59,7 @@ impl HandOut {
         HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))])
     }
 
-    /// The response to a browser if there is no token: 503 with `Retry-After` and `Cache-Control: no-store`.
+    /// The response to a client of yours if there is no token, on any route: 503 with `Retry-After` and `Cache-Control: no-store`.
     ///
     /// It does not give the reason, which is for your log and not for strangers. `Retry-After` is the error's
     /// [`retry_after`](Error::retry_after) in whole seconds, rounded up, from 1 to 60; 5 if it has none.

@@ -14,7 +14,7 @@ pub(crate) const HELP: &str = "  \
             program ends
   slow 2    delays the token endpoint by 2 s; `slow 0` ends it
   limit 50  refuses more than 50 requests a minute to an API or the token
-            endpoint, with a 429; `limit off` ends it
+            endpoint, with a 429; the last minute counts; `limit off` ends it
   help      lists the commands
   quit      ends the program, as Ctrl-C does";
 
