@@ -18,7 +18,8 @@ use std::{
 
 use async_trait::async_trait;
 use benches::{
-    CachedHeader, ConstantHeader, Limit, Nothing, chain, finish, fresh, header, poll_once, ratio, report, send, send_to,
+    CachedHeader, ConstantHeader, Limit, chain, chain_of_nothing, finish, fresh, header, poll_once, ratio, report,
+    send, send_to,
 };
 use bytes::Bytes;
 use http::{Extensions, HeaderMap, header::AUTHORIZATION};
@@ -69,7 +70,7 @@ fn main() -> ExitCode {
     );
     report("chain/get_no_replay_over_floor", measured, Limit::AtMost(1.05));
 
-    let nothing = chain(Nothing);
+    let nothing = chain_of_nothing();
     let elsewhere = |client| time(&mut || send_to("https://gateway.example/maps/raster/v1/7/63/42.png", client, None));
     let measured = ratio(ROUNDS, || elsewhere(&nothing), || elsewhere(&with_replay));
     report("chain/passed_through_over_nothing", measured, Limit::AtMost(1.05));

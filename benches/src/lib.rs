@@ -126,6 +126,11 @@ pub fn chain(layer: impl Middleware) -> ClientWithMiddleware {
     client().with(Stub).build()
 }
 
+/// Client with a layer that does nothing, and a stub in place of the network.
+pub fn chain_of_nothing() -> ClientWithMiddleware {
+    ClientBuilder::new(Client::new()).with(Nothing).with(Stub).build()
+}
+
 /// Sends one request to OS through such a client.
 pub fn send(client: &ClientWithMiddleware, body: Option<&Bytes>) {
     send_to(
