@@ -1,6 +1,7 @@
 //! The middleware in a `reqwest-middleware` chain.
 
 pub(crate) mod challenge;
+mod copy;
 mod peek;
 mod sent;
 mod unauthorized;
@@ -11,8 +12,8 @@ use http::{Extensions, StatusCode, header};
 use reqwest::{Request, Response, Url};
 use reqwest_middleware::{Middleware, Next, Result};
 
-use self::sent::Sent;
 pub use self::unauthorized::Unauthorized;
+use self::{copy::copy, sent::Sent};
 use crate::origins::{self, AllowedOrigins, Origin};
 use crate::{error::Error, manager::TokenManager, status::Action, telemetry, token::AccessToken};
 
@@ -206,7 +207,7 @@ impl Middleware for BearerAuth {
         };
         Box::pin(async move {
             let mut token = self.tokens.token().await?;
-            let mut replay = self.replay_rejected.then(|| request.try_clone()).flatten();
+            let mut replay = self.replay_rejected.then(|| copy(&request)).flatten();
             let mut sent = Sent::new(&request, origin);
             loop {
                 let bearer = token.header_value();
