@@ -49,8 +49,8 @@
 //!   10,000 callers without a token cost one POST.
 //! - **An outage of the token endpoint does not take you down.** The current token is served until shortly before it
 //!   expires, attempts back off, and no response stops the next attempt.
-//! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another. A 401
-//!   that is not about the token costs nothing.
+//! - **A revoked token is replaced, once.** After a 401 about the token, the request is repeated with another token. A
+//!   401 that is not about the token costs nothing.
 //! - **Secrets stay where they belong.** The token goes only to `https://api.os.uk` and to origins that you name, over
 //!   https or loopback. The library compares parsed origins, not strings. No `Debug`, error or log line shows a key, a
 //!   secret, a token or a response.
