@@ -3,7 +3,7 @@
 
 use std::time::Duration;
 
-use osdatahub_auth::{Error, ErrorKind, TokenState};
+use osdatahub_auth::{Error, ErrorKind, TokenManager, TokenState};
 use test_support::{KINDS, LIFETIME, Outcome, Source, millis, secs};
 use tokio::task::JoinSet;
 use tokio::time::{Instant, advance, sleep, timeout};
@@ -250,7 +250,11 @@ async fn the_status_names_no_next_attempt_while_one_is_under_way() {
 #[tokio::test(start_paused = true)]
 async fn the_status_says_when_the_next_attempt_is_whether_or_not_a_caller_waits_for_it() {
     let source = Source::new(|_| Outcome::failure(ErrorKind::Unavailable).after(secs(1)));
-    let tokens = source.manager();
+    // Too short for a second attempt, which could otherwise be under way when the caller gives up.
+    let tokens = TokenManager::builder(source)
+        .acquire_timeout(millis(1_200))
+        .build()
+        .unwrap();
     let due = tokens.token().await.unwrap_err().retry_after();
     assert_eq!(tokens.status().next_attempt, due);
     let caller = tokio::spawn({
