@@ -59,7 +59,8 @@ impl HandOut {
         HeaderMap::from_iter([(CACHE_CONTROL, HeaderValue::from_static("no-store"))])
     }
 
-    /// The response to a client of yours if there is no token, on any route: 503 with `Retry-After` and `Cache-Control: no-store`.
+    /// The response to a client of yours if there is no token, on any route: 503 with `Retry-After` and
+    /// `Cache-Control: no-store`.
     ///
     /// It does not give the reason, which is for your log and not for strangers. `Retry-After` is the error's
     /// [`retry_after`](Error::retry_after) in whole seconds, rounded up, from 1 to 60; 5 if it has none.

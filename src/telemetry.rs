@@ -1,5 +1,6 @@
 //! Spans, log events and metrics. Their names, fields and labels are a public contract, kept in this file and promised
-//! in the guide ([logs](crate::guide::logs), [metrics](crate::guide::metrics)). Only the values of the label `for` are elsewhere, in `Need::label`.
+//! in the guide ([logs](crate::guide::logs), [metrics](crate::guide::metrics)). Only the values of the label `for` are
+//! elsewhere, in `Need::label`.
 //!
 //! With the feature `metrics`, metrics go to the recorder that the program has installed. Without it they go nowhere.
 
