@@ -16,7 +16,7 @@ use serde_json::{Value, json};
 use tokio::time::{Instant, sleep};
 
 /// Generous, because other tests may keep the machine busy.
-const TIMEOUT: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(60);
 
 /// Browser with a fresh profile that sends every request through a proxy. Dropping it ends its processes and deletes
 /// the profile.
@@ -29,12 +29,13 @@ impl Browser {
     pub(crate) async fn start(proxy: SocketAddr) -> Self {
         let driver = Driver::start();
         let profile = driver.profile.display();
+        // A small window, because drawing without a graphics card takes most of these tests' time.
         let options = json!({
             "binary": find_program("chromium"),
             "args": [
                 "--headless=new", "--no-sandbox", "--disable-gpu", "--enable-unsafe-swiftshader", "--disable-quic",
                 "--no-first-run", "--disable-background-networking", "--disable-component-update", "--disable-sync",
-                "--disable-dev-shm-usage", "--window-size=1000,783", "--hide-scrollbars",
+                "--disable-dev-shm-usage", "--window-size=640,500", "--hide-scrollbars",
                 format!("--user-data-dir={profile}"),
                 format!("--proxy-server=http://{proxy}"),
                 // By default Chromium bypasses the proxy for loopback.
@@ -85,7 +86,7 @@ impl Browser {
         self.page.issue_cmd(SetNetwork { offline }).await.unwrap();
     }
 
-    /// Polls until the condition holds. Panics with its name after 30 s.
+    /// Polls until the condition holds. Panics with its name after a minute.
     pub(crate) async fn wait_until(&self, name: &str, mut condition: impl AsyncFnMut() -> bool) {
         let start = Instant::now();
         while !condition().await {
