@@ -76,9 +76,10 @@ async fn run() -> Result<(), Failure> {
     let listener = TcpListener::bind(settings.listen).await;
     let listener =
         listener.map_err(|reason| format!("LISTEN is {}, which cannot be opened: {reason}", settings.listen))?;
+    let shutdown = signals::shutdown()?;
     println!("Listening on http://{}", listener.local_addr()?);
     let router = Service::new(&os, settings.per_minute).router(metrics);
-    listener::serve_until(listener, router, signals::shutdown()).await;
+    listener::serve_until(listener, router, shutdown).await;
     tracing::info!("shut down");
     Ok(())
 }

@@ -1,26 +1,33 @@
 //! Signals that end the service.
 
-use tokio::signal;
+use std::io;
 
-/// Waits for Ctrl-C or SIGTERM.
+/// Ends at Ctrl-C or SIGTERM. Both are watched from the call on.
 ///
 /// With Kubernetes, add a `preStop` hook that sleeps for 5 s. Otherwise clients may still be sent here after the port has
 /// been closed.
-pub async fn shutdown() {
-    tokio::select! {
-        Ok(()) = signal::ctrl_c() => {}
-        Some(()) = terminate() => {}
-        else => std::future::pending().await,
-    }
-}
-
+///
+/// # Errors
+///
+/// If the system does not let the process watch a signal.
 #[cfg(unix)]
-async fn terminate() -> Option<()> {
-    let mut signals = signal::unix::signal(signal::unix::SignalKind::terminate()).ok()?;
-    signals.recv().await
+pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
+    use tokio::signal::unix::{SignalKind, signal};
+    let (mut interrupt, mut terminate) = (signal(SignalKind::interrupt())?, signal(SignalKind::terminate())?);
+    Ok(async move {
+        tokio::select! {
+            _ = interrupt.recv() => {}
+            _ = terminate.recv() => {}
+        }
+    })
 }
 
+/// Ends at Ctrl-C.
+///
+/// # Errors
+///
+/// Never. The signature is the one of Unix.
 #[cfg(not(unix))]
-async fn terminate() -> Option<()> {
-    None
+pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
+    Ok(async { drop(tokio::signal::ctrl_c().await) })
 }

@@ -12,7 +12,7 @@ const KEY: &str = "canary-key";
 const SECRET: &str = "canary-secret";
 
 /// Far more than any answer takes, even on a busy machine.
-const PATIENCE: Duration = Duration::from_secs(30);
+const TIMEOUT: Duration = Duration::from_secs(30);
 
 struct Program {
     process: Child,
@@ -55,7 +55,7 @@ impl Program {
     }
 
     async fn line(&mut self) -> String {
-        let line = timeout(PATIENCE, self.output.next_line()).await;
+        let line = timeout(TIMEOUT, self.output.next_line()).await;
         line.expect("a line in time").unwrap().expect("the program still runs")
     }
 
@@ -101,7 +101,7 @@ impl Program {
     }
 
     async fn ends(&mut self) -> bool {
-        timeout(PATIENCE, self.process.wait())
+        timeout(TIMEOUT, self.process.wait())
             .await
             .expect("the end in time")
             .unwrap()

@@ -298,7 +298,7 @@ async fn the_proxy_also_records_requests_that_it_does_not_forward() {
 #[tokio::test(flavor = "multi_thread")]
 async fn the_map_shows_new_tiles_for_three_token_lifetimes_without_a_failed_request() {
     // The expiry margin is a tenth of it. A busy machine may need that time for a tile.
-    const LIFETIME: Duration = Duration::from_secs(20);
+    const LIFETIME: Duration = Duration::from_secs(15);
     let stage = Stage::start(LIFETIME).await;
     stage.open(Place::number(0)).await;
     stage.wait_for(Place::number(0)).await;
@@ -306,7 +306,7 @@ async fn the_map_shows_new_tiles_for_three_token_lifetimes_without_a_failed_requ
     let mut places = 1..36;
     while start.elapsed() < 3 * LIFETIME + Duration::from_secs(1) {
         // About as fast as a user moves a map. After the last place, the map stays at the first.
-        sleep(Duration::from_millis(1_500)).await;
+        sleep(Duration::from_secs(1)).await;
         let place = Place::number(places.next().unwrap_or(0));
         stage.go_to(place).await;
         stage.wait_for(place).await;
