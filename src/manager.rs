@@ -117,10 +117,7 @@ impl TokenManager {
     /// # Panics
     /// As [`token`](Self::token).
     pub async fn hand_out(&self, at_least: Duration) -> Result<HandOut, Error> {
-        // During a backoff a page would wait for an attempt that will most likely fail again.
-        if self.inner.read().is_backing_off(Moment::now())
-            && let Some(token) = self.current()
-        {
+        if let Some(token) = self.current_during_backoff() {
             return Ok(HandOut(token));
         }
         match self.token_lasting(at_least).await {
@@ -182,9 +179,21 @@ impl TokenManager {
         KeepWarm::start(&self.inner)
     }
 
-    /// A token other than the one that drew a 401.
-    pub(crate) async fn other_than(&self, refused: &AccessToken) -> Result<AccessToken, Error> {
-        self.obtain(Need::OtherThan(refused)).await
+    /// A token other than the one that drew a 401. `None` if there is none in time: the 401 is then the answer.
+    pub(crate) async fn other_than(&self, refused: &AccessToken) -> Option<AccessToken> {
+        match self.current_during_backoff() {
+            Some(current) if current.is(refused) => None,
+            _ => self.obtain(Need::OtherThan(refused)).await.ok(),
+        }
+    }
+
+    /// The current token, if it is usable and a backoff is running. A caller that has something to fall back on should
+    /// not wait for the next attempt, which will most likely fail as well.
+    fn current_during_backoff(&self) -> Option<AccessToken> {
+        let now = Moment::now();
+        let state = self.inner.read();
+        let token = state.usable(now, Need::Usable).filter(|_| state.is_backing_off(now));
+        token.cloned()
     }
 
     /// What the middleware has counted for all clones of this manager.

@@ -75,7 +75,7 @@ pub struct BearerAuth {
     replay_rejected: bool,
 }
 
-/// Request extension that keeps a request out of [`BearerAuth`]: it is sent without a token.
+/// Request extension that makes [`BearerAuth`] skip a request: it is sent without a token.
 ///
 /// ```no_run
 /// # async fn f(client: reqwest_middleware::ClientWithMiddleware) -> reqwest_middleware::Result<()> {
@@ -174,7 +174,7 @@ impl BearerAuth {
         let why = Unauthorized::new(verdict.zip(action), sent.is_replay());
         response.extensions_mut().insert(why);
         let next = match action {
-            Some(Action::Replace) if repeatable => self.tokens.other_than(token).await.ok(),
+            Some(Action::Replace) if repeatable => self.tokens.other_than(token).await,
             Some(Action::NotAboutToken) => {
                 let api = sent.api(&response);
                 let count = self.tokens.tallies().refused_paths.add(api.unwrap_or_default());
@@ -188,8 +188,8 @@ impl BearerAuth {
 }
 
 impl Middleware for BearerAuth {
-    // Written by hand instead of with `async_trait`. The macro's future holds the request twice, which costs the most
-    // on this path, and it would box a request that passes through once more.
+    // Written by hand instead of with `async_trait`. The macro's future holds the request twice, which is the largest
+    // cost on this path. It would also box a request that only passes through.
     fn handle<'auth, 'extensions, 'next, 'future>(
         &'auth self,
         mut request: Request,

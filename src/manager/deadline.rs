@@ -4,10 +4,10 @@ use std::time::Duration;
 
 use tokio::time::Instant;
 
-use crate::schedule::{LAST_CHANCE, STOOD_STILL_AFTER};
+use crate::schedule::{LAST_CHANCE, STALLED_AFTER};
 
-/// The end of a caller's wait. If it passes while the process stands still, the caller gets 1 s more, once: its attempt
-/// has not had the time either.
+/// The end of a caller's wait. If it passes while the process is stalled, it is extended once, by 1 s: the attempt was
+/// stalled as well.
 pub(super) struct Deadline {
     at: Instant,
     extended: bool,
@@ -25,9 +25,9 @@ impl Deadline {
         self.at
     }
 
-    /// Whether it has passed. Extends it first if the caller hears of that too late for a timer.
+    /// Whether it has passed. Extends it first if the caller wakes later than a timer would have woken it.
     pub(super) fn has_passed(&mut self, now: Instant) -> bool {
-        if !self.extended && now >= self.at + STOOD_STILL_AFTER {
+        if !self.extended && now >= self.at + STALLED_AFTER {
             self.at = now + LAST_CHANCE;
             self.extended = true;
         }
@@ -47,10 +47,10 @@ mod tests {
         let mut in_time = Deadline::new(start, 10 * SECOND);
         assert!(!in_time.has_passed(start + 9 * SECOND));
         assert!(in_time.has_passed(start + 10 * SECOND));
-        assert!(in_time.has_passed(start + 10 * SECOND + STOOD_STILL_AFTER - Duration::from_nanos(1)));
+        assert!(in_time.has_passed(start + 10 * SECOND + STALLED_AFTER - Duration::from_nanos(1)));
 
         let mut late = Deadline::new(start, 10 * SECOND);
-        let woken = start + 10 * SECOND + STOOD_STILL_AFTER;
+        let woken = start + 10 * SECOND + STALLED_AFTER;
         assert!(!late.has_passed(woken));
         assert_eq!(late.at(), woken + SECOND);
         assert!(!late.has_passed(woken + SECOND - Duration::from_nanos(1)));

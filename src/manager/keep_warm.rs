@@ -71,7 +71,8 @@ impl Task {
 
 impl Drop for Task {
     fn drop(&mut self) {
-        // While the guard and the manager live, only a runtime that ends drops the task, or a panic, if there is no timer.
+        // While the guard and the manager are alive, the task is dropped only when its runtime ends, or when it panics
+        // because the runtime has no timer.
         let guarded = self.guard.try_recv() == Err(TryRecvError::Empty);
         if let Some(manager) = self.manager.upgrade().filter(|_| guarded && !panicking()) {
             telemetry::keep_warm_ended(manager.project.as_ref());

@@ -57,7 +57,7 @@ async fn run(guard: AttemptGuard, starts: Instant) {
 /// A fetch that always returns: within 30 s, and even if the source panics.
 async fn fetch(source: &dyn TokenSource, replaces: Option<&AccessToken>) -> Result<AccessToken, Error> {
     let failed = |kind, message| Err(Error::with_message(kind, message));
-    // The source's own code before its first future may panic as well, so the call is inside.
+    // A source that does not use `async_trait` may panic before it returns its future, so the call is inside as well.
     let fetch = async { timeout(MAX_FETCH_TIME, source.fetch(replaces)).await };
     // After a panic the future is dropped. The source is asked again, as after any other failure.
     match AssertUnwindSafe(fetch).catch_unwind().await {

@@ -105,7 +105,7 @@ fn event() -> impl Strategy<Value = Event> {
 
 proptest! {
     #[test]
-    fn no_steps_of_the_wall_clock_bring_an_expired_token_or_a_post_too_many(events in vec(event(), 1..60)) {
+    fn no_step_of_the_wall_clock_leads_to_an_expired_token_or_an_extra_post(events in vec(event(), 1..60)) {
         let runtime = tokio::runtime::Builder::new_current_thread().enable_time().start_paused(true).build();
         runtime.unwrap().block_on(async {
             let (tokens, fetches) = manager(Duration::ZERO);
@@ -173,16 +173,34 @@ impl TokenSource for Arc<Same> {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_brings_a_suspected_token_again_has_failed_but_the_token_serves() {
+async fn a_refresh_that_returns_a_suspected_token_fails_and_the_token_is_still_served() {
     let source = Arc::new(Same(AtomicUsize::new(0)));
     let tokens = TokenManager::builder(source.clone()).build().unwrap();
     let token = tokens.token().await.unwrap();
     advance(Duration::from_secs(10)).await;
     assert_eq!(tokens.unauthorized(&token, Verdict::Unexplained), Action::Replace);
-    let error = tokens.other_than(&token).await.unwrap_err();
+    assert!(tokens.other_than(&token).await.is_none());
+    let error = tokens.status().last_error.unwrap();
     assert_eq!(error.kind(), ErrorKind::MalformedResponse);
     assert!(tokens.token().await.is_ok());
     assert_eq!(source.0.load(Ordering::Relaxed), 2);
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_request_with_an_unexplained_401_does_not_wait_for_the_end_of_a_backoff() {
+    let source = Arc::new(Same(AtomicUsize::new(0)));
+    let tokens = TokenManager::builder(source.clone()).build().unwrap();
+    let token = tokens.token().await.unwrap();
+    advance(Duration::from_secs(10)).await;
+    tokens.unauthorized(&token, Verdict::Unexplained);
+    assert!(tokens.other_than(&token).await.is_none());
+    let during_backoff = Instant::now();
+    assert_eq!(tokens.unauthorized(&token, Verdict::Unexplained), Action::Replace);
+    assert!(tokens.other_than(&token).await.is_none());
+    assert_eq!(during_backoff.elapsed(), Duration::ZERO);
+    // The next attempt comes all the same.
+    tokio::time::sleep(Duration::from_secs(2)).await;
+    assert_eq!(source.0.load(Ordering::Relaxed), 3);
 }
 
 #[tokio::test(start_paused = true)]

@@ -47,7 +47,7 @@ struct World {
 #[derive(Clone, Copy)]
 struct Task {
     attempt: Attempt,
-    begun: Option<Instant>,
+    began_at: Option<Instant>,
 }
 
 #[test]
@@ -96,7 +96,7 @@ impl World {
         // Only the oldest task makes progress.
         if let Some(task) = self.tasks.first() {
             events.push(Event::TaskIsCutOff);
-            if task.begun.is_some() {
+            if task.began_at.is_some() {
                 events.push(Event::TaskSucceeds);
                 events.push(Event::TaskFails(ErrorKind::Unavailable));
                 events.push(Event::TaskFails(ErrorKind::CredentialsRejected));
@@ -134,6 +134,9 @@ impl World {
                 if action == Action::Replace && verdict == Verdict::AboutToken {
                     self.rejected = Some(token);
                 }
+                if let Some(attempt) = self.state.replace_refused(self.now) {
+                    self.lead(attempt);
+                }
             }
             Event::TimePasses(time) => {
                 self.now = self.now.after(time);
@@ -165,8 +168,7 @@ impl World {
                 None
             }
             Ok(Join::Leader(attempt)) => {
-                let begun = None;
-                self.tasks.push(Task { attempt, begun });
+                self.lead(attempt);
                 Some((attempt, deadline))
             }
             Ok(Join::Follower(attempt)) => Some((attempt, deadline)),
@@ -184,6 +186,13 @@ impl World {
         Ok(())
     }
 
+    fn lead(&mut self, attempt: Attempt) {
+        self.tasks.push(Task {
+            attempt,
+            began_at: None,
+        });
+    }
+
     fn begin(&mut self) -> Result<(), String> {
         let Task { attempt, .. } = self.tasks[0];
         if !self.state.begin(attempt.id, self.now) {
@@ -193,15 +202,15 @@ impl World {
         if self.not_before.is_some_and(|not_before| now < not_before) {
             return Err("a fetch begins too soon after the last one".into());
         }
-        self.tasks[0].begun = Some(now);
+        self.tasks[0].began_at = Some(now);
         Ok(())
     }
 
     /// Dropping a task abandons its attempt.
     fn drop_task(&mut self) -> Result<(), String> {
         let task = self.tasks.remove(0);
-        if let Some(begun) = task.begun {
-            self.not_before = Some(begun + schedule::MIN_GAP_AFTER_START);
+        if let Some(began_at) = task.began_at {
+            self.not_before = Some(began_at + schedule::MIN_GAP_AFTER_START);
         }
         if self.state.abandon(task.attempt.id).is_some() {
             return self.wake(task.attempt.id);
@@ -238,7 +247,7 @@ impl World {
 
     fn check(&self) -> Result<(), String> {
         // An overdue task does not count: its fetch has been given up.
-        let fetching = |task: &&Task| task.begun.is_some_and(|at| self.now.monotonic - at < LONG);
+        let fetching = |task: &&Task| task.began_at.is_some_and(|at| self.now.monotonic - at < LONG);
         if self.tasks.iter().filter(fetching).count() > 1 {
             return Err("two fetches at once".into());
         }
