@@ -1,7 +1,7 @@
 //! The Project API Key and Secret, and the providers that supply them.
 
 use std::path::{Path, PathBuf};
-use std::{env, fs, io, io::Read, sync::Arc};
+use std::{env, fs, io, io::Read, sync::Arc, time::Duration};
 
 use async_trait::async_trait;
 use base64::{Engine, encoded_len, engine::general_purpose::STANDARD};
@@ -9,7 +9,7 @@ use bytes::Bytes;
 use http::HeaderValue;
 use secrecy::zeroize::{Zeroize, Zeroizing};
 use secrecy::{ExposeSecret, SecretString};
-use tokio::task::spawn_blocking;
+use tokio::{sync::Mutex, task::spawn_blocking, time::timeout};
 
 use crate::error::{Error, ErrorKind};
 
@@ -22,6 +22,9 @@ const OS_SECRET_LENGTH: usize = 16;
 
 /// Far above the lengths of a key or a secret. A larger file is the wrong file.
 const MAX_FILE_BYTES: usize = 4096;
+
+/// Far longer than a read takes. The file system of one that takes longer hangs, such as a network mount.
+const READ_LIMIT: Duration = Duration::from_secs(5);
 
 const BASIC: &[u8] = b"Basic ";
 
@@ -137,7 +140,7 @@ impl ProjectCredentials {
         Ok(value)
     }
 
-    /// Adds to the error of rejected credentials that they look swapped, if their lengths are OS's the wrong way round.
+    /// Adds a hint to the error for rejected credentials if their lengths suggest that key and secret are swapped.
     pub(crate) fn explain(&self, error: Error) -> Error {
         let length = |secret: &SecretString| secret.expose_secret().len();
         let swapped = (length(&self.key), length(&self.secret)) == (OS_SECRET_LENGTH, OS_KEY_LENGTH);
@@ -194,7 +197,7 @@ impl Part {
     }
 }
 
-/// Moves a text into a secret, and wipes the text. Shrinking its buffer instead would leave a copy behind.
+/// Copies a string into a secret, and wipes the original. Shrinking its buffer instead could leave a copy behind.
 fn wiped(mut text: String) -> SecretString {
     let secret = SecretString::from(text.as_str());
     text.zeroize();
@@ -223,11 +226,14 @@ impl CredentialsProvider for ProjectCredentials {
 /// Rotation needs no restart, because the next refresh reads the files again. White space around the value is ignored,
 /// since most tools end a file with a line break; so are a byte order mark and zero-width characters. What remains must
 /// be the value alone, as for [`ProjectCredentials::new`], and not `NAME=value`. A file that is missing, empty or
-/// half-written fails that refresh alone. The current token is still served, and the files are read again soon.
+/// half-written, or takes more than 5 s to read, fails that refresh alone. The current token is still served, and the
+/// files are read again soon.
 #[derive(Debug, Clone)]
 pub struct FileCredentials {
     key_path: PathBuf,
     secret_path: PathBuf,
+    /// Held during a read. If that hangs, each further read would block one more of the runtime's threads.
+    reading: Arc<Mutex<()>>,
 }
 
 impl FileCredentials {
@@ -236,16 +242,20 @@ impl FileCredentials {
         Self {
             key_path: key_path.into(),
             secret_path: secret_path.into(),
+            reading: Arc::default(),
         }
     }
-}
 
-#[async_trait]
-impl CredentialsProvider for FileCredentials {
-    async fn credentials(&self) -> Result<ProjectCredentials, Error> {
-        let Self { key_path, secret_path } = self.clone();
+    async fn read(&self) -> Result<ProjectCredentials, Error> {
+        let Self {
+            key_path,
+            secret_path,
+            reading,
+        } = self.clone();
+        let reading = reading.lock_owned().await;
         // Not tokio's files, because they read into a buffer that is not wiped.
         let read = spawn_blocking(move || {
+            let _reading = reading;
             Ok(ProjectCredentials {
                 key: read(&key_path, Part::Key)?,
                 secret: read(&secret_path, Part::Secret)?,
@@ -255,6 +265,19 @@ impl CredentialsProvider for FileCredentials {
             let message =
                 "the files of the Project API Key and Secret were not read: the tokio runtime is shutting down";
             Err(Error::with_message(ErrorKind::Unavailable, message))
+        })
+    }
+}
+
+#[async_trait]
+impl CredentialsProvider for FileCredentials {
+    async fn credentials(&self) -> Result<ProjectCredentials, Error> {
+        timeout(READ_LIMIT, self.read()).await.unwrap_or_else(|_| {
+            let message = format!(
+                "the files of the Project API Key and Secret were not read within {READ_LIMIT:?}: does their file system \
+                 hang?"
+            );
+            Err(Error::with_message(ErrorKind::Timeout, message))
         })
     }
 }
@@ -321,6 +344,18 @@ mod tests {
         let header = credentials.basic_auth().unwrap();
         assert_eq!(header, "Basic a2V5OnM6Y3JldA==");
         assert!(header.is_sensitive());
+    }
+
+    #[tokio::test(start_paused = true)]
+    async fn after_a_read_that_hangs_none_follows_and_the_error_says_so() {
+        let files = FileCredentials::new("key", "secret");
+        let _hanging = Arc::clone(&files.reading).lock_owned().await;
+        let error = files.credentials().await.unwrap_err();
+        assert_eq!(error.kind(), ErrorKind::Timeout);
+        assert!(
+            error.to_string().contains("within 5s: does their file system hang?"),
+            "{error}"
+        );
     }
 
     #[test]
