@@ -57,7 +57,11 @@ fn broken_connection(error: &(dyn StdError + 'static), host: &str, connecting: b
     } else {
         format!("the connection to {host} broke off")
     };
-    match Cause::in_chain(error) {
+    let cause = Cause::in_chain(error).map(|cause| match cause {
+        Cause::Undecodable if connecting => Cause::TlsHandshake,
+        cause => cause,
+    });
+    match cause {
         Some(cause) => Error::with_message(cause.kind(), format!("{what}: {}", cause.advice())),
         None if connecting => Error::with_message(
             ErrorKind::Unavailable,
@@ -91,6 +95,8 @@ pub(crate) enum Cause {
     ProxyRefused,
     ProxyClosed,
     TlsHandshake,
+    /// TLS while connecting, and a compressed body afterwards.
+    Undecodable,
     CertificateExpired,
     CertificateOfUnknownAuthority,
     CertificateForAnotherName,
@@ -101,9 +107,9 @@ pub(crate) enum Cause {
 const PROXY_NOT_REACHED: &str = "tunnel error: failed to create underlying connection";
 const PROXY_CONNECTION_BROKE: &str = "tunnel error: io error establishing tunnel";
 
-/// Texts by their beginnings, which no server chooses. The types behind them are private, or belong to a crate that is
-/// not part of every build. If a text changes, its cause is not found, and the message gets more general.
-const TEXTS: [(&str, Cause); 12] = [
+/// Error texts, matched by a prefix that no server chooses. Their types are private, or belong to a crate that is not
+/// in every build. If a text changes, its cause is no longer found, and the message becomes more general.
+const TEXTS: [(&str, Cause); 13] = [
     // std
     ("failed to lookup address information", Cause::NameLookup),
     // hyper-util and hyper
@@ -120,10 +126,11 @@ const TEXTS: [(&str, Cause); 12] = [
     ("received corrupt message", Cause::TlsHandshake),
     // OpenSSL
     ("error:", Cause::TlsHandshake),
+    ("unexpected EOF", Cause::ClosedEarly),
 ];
 
 /// What rustls and OpenSSL say about a certificate.
-const CERTIFICATE_TEXTS: [(&str, Cause); 13] = [
+const CERTIFICATE_TEXTS: [(&str, Cause); 14] = [
     ("certificate expired", Cause::CertificateExpired),
     ("certificate not valid yet", Cause::CertificateExpired),
     ("certificate has expired", Cause::CertificateExpired),
@@ -131,6 +138,7 @@ const CERTIFICATE_TEXTS: [(&str, Cause); 13] = [
     ("UnknownIssuer", Cause::CertificateOfUnknownAuthority),
     // An authority with the name of a known one.
     ("BadSignature", Cause::CertificateOfUnknownAuthority),
+    ("certificate signature failure", Cause::CertificateOfUnknownAuthority),
     ("unable to get", Cause::CertificateOfUnknownAuthority),
     ("self-signed certificate", Cause::CertificateOfUnknownAuthority),
     ("self signed certificate", Cause::CertificateOfUnknownAuthority),
@@ -141,7 +149,7 @@ const CERTIFICATE_TEXTS: [(&str, Cause); 13] = [
 ];
 
 impl Cause {
-    /// The cause that the error, or one of its sources, tells of.
+    /// The first known cause in the error's chain of sources.
     pub(crate) fn in_chain(error: &(dyn StdError + 'static)) -> Option<Self> {
         causes(error).find_map(Self::of)
     }
@@ -166,19 +174,20 @@ impl Cause {
                 Some(Self::Reset)
             }
             io::ErrorKind::UnexpectedEof => Some(Self::ClosedEarly),
-            // From tokio-rustls, for whatever rustls finds wrong. A certificate has been looked for before.
-            io::ErrorKind::InvalidData if error.get_ref().is_some() => Some(Self::TlsHandshake),
+            // From tokio-rustls, for whatever rustls finds wrong but a certificate, or from a decompressor.
+            io::ErrorKind::InvalidData if error.get_ref().is_some() => Some(Self::Undecodable),
             _ => None,
         }
     }
 
-    /// A certificate does not get better by waiting. A proxy's refusal may, since its status is not known.
+    /// Waiting does not fix a certificate. It may end a proxy's refusal, whose status is not known.
     fn kind(self) -> ErrorKind {
         match self {
             Self::CertificateExpired
             | Self::CertificateOfUnknownAuthority
             | Self::CertificateForAnotherName
             | Self::CertificateNotAccepted => ErrorKind::Configuration,
+            Self::Undecodable => ErrorKind::MalformedResponse,
             _ => ErrorKind::Unavailable,
         }
     }
@@ -195,12 +204,13 @@ impl Cause {
             Self::ProxyRefused => "the proxy refused the connection (CONNECT): it has to allow this host",
             Self::ProxyClosed => "the proxy closed the connection",
             Self::TlsHandshake => "the TLS handshake failed: does this port speak TLS 1.2 or later?",
+            Self::Undecodable => "its response cannot be decompressed: does a gateway change it?",
             Self::CertificateExpired => {
                 "its certificate has expired or is not valid yet: check it, and the clock of this machine"
             }
             Self::CertificateOfUnknownAuthority => {
-                "its certificate is of an unknown authority: if a proxy intercepts TLS, add its root certificate with \
-                 http_client"
+                "its certificate comes from an unknown authority: if a proxy intercepts TLS, add its root certificate \
+                 with http_client"
             }
             Self::CertificateForAnotherName => {
                 "its certificate is for another name: check the token_url and any proxy on the way"
@@ -239,6 +249,7 @@ mod tests {
                 "(unable to get local issuer certificate)",
                 Cause::CertificateOfUnknownAuthority,
             ),
+            ("(certificate signature failure)", Cause::CertificateOfUnknownAuthority),
             ("(hostname mismatch)", Cause::CertificateForAnotherName),
             ("(IP address mismatch)", Cause::CertificateForAnotherName),
             (
@@ -252,6 +263,20 @@ mod tests {
         }
         let error = io::Error::other("error:0A00010B:SSL routines:ssl3_get_record:wrong version number:..:354:");
         assert_eq!(Cause::of(&error), Some(Cause::TlsHandshake));
+    }
+
+    #[test]
+    fn data_that_cannot_be_decoded_is_tls_while_connecting_and_a_compressed_body_afterwards() {
+        let error = io::Error::new(io::ErrorKind::InvalidData, "canary");
+        for (connecting, kind, words) in [
+            (true, ErrorKind::Unavailable, "TLS handshake"),
+            (false, ErrorKind::MalformedResponse, "decompressed"),
+        ] {
+            let error = broken_connection(&error, "host", connecting);
+            let shown = error.to_string();
+            assert_eq!(error.kind(), kind, "{shown}");
+            assert!(shown.contains(words) && !shown.contains("canary"), "{shown}");
+        }
     }
 
     #[test]

@@ -134,7 +134,7 @@ impl Step {
 
 impl Reason {
     /// Whether Redis may have run the script all the same.
-    pub(super) fn leaves_open(&self) -> bool {
+    pub(super) fn script_may_have_run(&self) -> bool {
         !matches!(
             self,
             Self::Refused(_) | Self::Answered(_) | Self::Settings | Self::NoRandomness
@@ -205,7 +205,7 @@ impl fmt::Display for Reason {
             }
             Self::NoRandomness => "the system has no random numbers",
             Self::Panicked => {
-                "the crate redis panicked, as its panic message says: does rustls have exactly one crypto provider?"
+                "the crate redis panicked, see its panic message: does rustls have exactly one crypto provider?"
             }
         })
     }
@@ -218,12 +218,13 @@ fn connection_advice(cause: Cause) -> &'static str {
             "it closed the connection: has it reached its maxclients, or does it want TLS?"
         }
         Cause::CertificateOfUnknownAuthority => {
-            "its certificate is of an unknown authority: give the root certificate to SharedSource::with_client"
+            "its certificate comes from an unknown authority: give the root certificate to SharedSource::with_client"
         }
         Cause::CertificateForAnotherName => {
             "its certificate is for another name: use the name that is in it, also for each node of a cluster"
         }
         Cause::CertificateNotAccepted => "its certificate is not accepted: check the certificate",
+        Cause::Undecodable => Cause::TlsHandshake.advice(),
         cause => cause.advice(),
     }
 }

@@ -248,7 +248,7 @@ async fn a_certificate_that_is_not_accepted_is_a_failure_to_connect_with_advice(
         RedisServer::start_with_tls(&[]).await,
     );
     for (url, advice) in [
-        (redis.url(), "of an unknown authority"),
+        (redis.url(), "from an unknown authority"),
         (redis.url().replace("rediss://", "redis://"), "does it want TLS?"),
     ] {
         let (log, _guard) = LogCapture::start();
