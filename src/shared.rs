@@ -33,7 +33,7 @@ const MAX_TIME_LIMIT: Duration = Duration::from_secs(5);
 /// The safety margin: a waiting process outwaits another's fetch by this much.
 const GRACE: Duration = Duration::from_secs(1);
 
-/// The difference between two clocks that is not worth a remark.
+/// The difference between two clocks that is ignored.
 const CLOCK_TOLERANCE: Duration = Duration::from_secs(1);
 
 /// The limit for entries of no use in one fetch. Two processes may publish in quick succession, but not three.
@@ -162,7 +162,7 @@ impl SharedSource {
         let store = Store::new(&self.redis, &self.config, seal.name())?;
         let mut lease = Lease::new(store, self.time_limit);
         let mut useless = 0;
-        // Logged last, because a fetch logs one warning at most and a failure is graver.
+        // Logged last, because a fetch logs at most one warning, and a failure is more serious.
         let mut warning = None;
         let mut waiting = None;
         loop {
@@ -199,6 +199,7 @@ impl SharedSource {
                     let wait = waiting.get_or_insert_with(telemetry::sharing::LeaseWait::start);
                     let give_up = wait.since + self.max_wait();
                     if Instant::now() >= give_up {
+                        lease.warn_on_release(warning);
                         telemetry::sharing::outwaited();
                         return Ok(Shared::Fetch(lease));
                     }
@@ -246,7 +247,7 @@ fn remaining(entry: &Unsealed, time_to_live: Duration, redis_now: Duration) -> O
 }
 
 /// The token of an entry, if it is usable and newer than the one to be replaced. `remaining` is its remaining lifetime
-/// by Redis's clock when the reply was made; it counts from `asked`, before the question was sent.
+/// by Redis's clock when the reply was made; it counts from `asked`, before the request was sent.
 ///
 /// If a process could not publish its new token, the entry may hold the token that the API refused. That one is older,
 /// so it expires sooner.

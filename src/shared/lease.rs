@@ -61,7 +61,7 @@ impl Lease {
         let result = self.store.acquire(&self.known, LEASE_TTL, deadline).await;
         self.may_hold_lock = match &result {
             Ok((lookup, _)) => matches!(lookup, Lookup::Acquired),
-            Err(failure) => failure.reason.leaves_open(),
+            Err(failure) => failure.reason.script_may_have_run(),
         };
         let (lookup, redis_now) = result?;
         self.clocks = Some((redis_now, Moment::now()));
@@ -73,7 +73,7 @@ impl Lease {
         self.known = entry;
     }
 
-    /// Sets a warning that is logged once the lock is released. If that fails, its own warning takes the place.
+    /// Sets a warning to log once the lock is released. If the release fails, its warning is logged instead.
     pub(super) fn warn_on_release(&mut self, warning: Option<Warning>) {
         self.warning = warning;
     }

@@ -39,12 +39,12 @@ pub(super) struct Store {
     /// The server that the user named, or the node of its cluster that has the keys.
     node: ConnectionInfo,
     config: AsyncConnectionConfig,
-    /// `None` before the first use, and after a script that failed or was cut off. A server may still be sending on
-    /// that connection, without end.
+    /// `None` before the first use, and after a script that failed or timed out: the server may go on sending on that
+    /// connection without end.
     connection: Option<MultiplexedConnection>,
     entry_key: String,
     lock_key: String,
-    /// Random, so that a process releases its own lock alone. From the system, because processes that were forked or
+    /// Random, so that a process releases only its own lock. From the system, because processes that were forked or
     /// restored from one snapshot share the state of any other generator.
     owner: XNonce,
 }

@@ -2,17 +2,20 @@
 
 use std::{
     collections::HashSet,
-    sync::atomic::{AtomicBool, Ordering},
+    sync::{
+        Arc,
+        atomic::{AtomicBool, AtomicUsize, Ordering},
+    },
     time::Instant,
 };
 
 use osdatahub_auth::{FakeAnswer, FakeDataHub, SharedSource, TokenEndpoint, TokenManager, TokenSource};
-use test_support::{LogCapture, RedisServer, millis, secs};
+use test_support::{LogCapture, RedisServer, eventually, millis, secs};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::common::{
-    Exchange, endpoint, fetch_and_publish, four_nodes, node, proxy, source, token, tokens_of, wait_for_lock,
-    wait_for_release, wait_until_published,
+    Exchange, endpoint, fetch_and_publish, four_nodes, node, only_warning, proxy, source, source_at, store_entry,
+    token, tokens_of, wait_for_lock, wait_for_release, wait_until_published,
 };
 
 #[tokio::test]
@@ -84,8 +87,11 @@ async fn a_process_that_has_waited_for_max_wait_fetches_itself() {
         .build()
         .unwrap();
     let (first, _) = fetch_and_publish(&source, &redis).await;
+    let entry = redis.entry_key().await;
+    store_entry(&redis, &entry, b"garbage").await;
+    let (log, _guard) = LogCapture::start();
     // Another node, whose fetch goes on for ever.
-    let lock = redis.entry_key().await.replace(":token", ":lock");
+    let lock = entry.replace(":token", ":lock");
     let () = redis.command(&format!("SET {lock} another PX 2000")).await;
     let mut other_node = JoinSet::new();
     let mut connection = redis.connection().await;
@@ -111,8 +117,9 @@ async fn a_process_that_has_waited_for_max_wait_fetches_itself() {
     assert!(start.elapsed() < secs(3), "{:?}", start.elapsed());
     assert_eq!(hub.token_posts(), 2);
     drop(other_node);
-    // It also publishes its token.
+    // It also publishes its token, and says that the entry was damaged.
     wait_until_published(&second, &source, Some(&first)).await;
+    assert!(only_warning(&log).await.contains("damaged"));
 }
 
 #[tokio::test]
@@ -124,6 +131,52 @@ async fn a_fetch_longer_than_its_lease_is_still_the_only_one() {
     let tokens = tokens_of(nodes).await;
     assert_eq!((hub.token_posts(), tokens.len()), (1, 1));
     assert!(start.elapsed() < secs(6), "{:?}", start.elapsed());
+}
+
+#[tokio::test]
+async fn a_lease_survives_one_failed_renewal_and_is_given_up_after_two() {
+    // A renewal is sent again over a new connection, so it fails if two replies are lost.
+    for (lost_replies, given_up) in [(2, false), (usize::MAX, true)] {
+        let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
+        let (log, _guard) = LogCapture::start();
+        hub.set_delay(secs(3));
+        let sent = Arc::new(AtomicUsize::new(0));
+        let unlucky = proxy(redis.port(), {
+            let sent = Arc::clone(&sent);
+            move |request| {
+                let renews = request.windows(16).any(|window| window == b"Renews the lease");
+                if renews && sent.fetch_add(1, Ordering::Relaxed) < lost_replies {
+                    Exchange::LoseReply
+                } else {
+                    Exchange::PassOn
+                }
+            }
+        })
+        .await;
+        source_at(&hub, unlucky).fetch(None).await.unwrap();
+        let log_of_end = log.starting_with("the lease for an access token could not be renewed");
+        assert_eq!(log_of_end.len(), usize::from(given_up), "{log:?}");
+        let sent = sent.load(Ordering::Relaxed);
+        assert!(!given_up || sent == 4, "renewals should end after the second: {sent}");
+    }
+}
+
+#[tokio::test]
+async fn a_fetch_that_has_lost_the_lock_holds_no_connection() {
+    let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
+    hub.set_delay(secs(4));
+    let source = source(&hub, &redis);
+    let fetch = tokio::spawn(async move { source.fetch(None).await });
+    let lock = wait_for_lock(&redis).await;
+    let () = redis.command(&format!("SET {lock} another")).await;
+    eventually("the connection is closed", async || {
+        let clients: String = redis.command("CLIENT LIST").await;
+        // The one that is left asks this question.
+        (clients.lines().count() == 1).then_some(())
+    })
+    .await;
+    assert!(!fetch.is_finished(), "the fetch should still be under way");
+    fetch.await.unwrap().unwrap();
 }
 
 #[tokio::test]
