@@ -182,9 +182,10 @@ impl TokenEndpointBuilder {
     /// agent, so start from the builder that you get.
     ///
     /// Whatever the closure sets, redirects and `reqwest`'s own retries stay off, no connection is kept, the protocol
-    /// is HTTP/1.1, and the bytes on the wire are not logged. A loopback `token_url` is called without a proxy. A pre-built
-    /// TLS configuration (`tls_backend_preconfigured`) can negotiate HTTP/2 all the same. Then the crate `h2` logs what
-    /// the server sends, at DEBUG. A connector layer that brings TLS does not make up for a `reqwest` without it.
+    /// is HTTP/1.1, and the bytes on the wire are not logged. A loopback `token_url` is called without a proxy. A
+    /// pre-built TLS configuration (`tls_backend_preconfigured`) can negotiate HTTP/2 all the same. Then the crate `h2`
+    /// logs what the server sends, at DEBUG. A connector layer with its own TLS does not make up for a `reqwest`
+    /// without it.
     ///
     /// ```
     /// # fn f(credentials: osdatahub_auth::ProjectCredentials) -> Result<(), Box<dyn std::error::Error>> {
@@ -287,7 +288,7 @@ fn build_client(client: ClientBuilder) -> Result<Client, Error> {
     }
 }
 
-/// Refuses https in a build without TLS. A proxy would get the request in clear text there.
+/// Refuses https in a build without TLS, in which `reqwest` would send the request to a proxy in clear text.
 fn ensure_tls(token_url: &Url) -> Result<(), Error> {
     Error::ensure(
         token_url.scheme() != "https" || tls_is_compiled_in(),
@@ -295,7 +296,7 @@ fn ensure_tls(token_url: &Url) -> Result<(), Error> {
     )
 }
 
-/// Whether `reqwest` has TLS in this build. The features of this crate do not tell, since TLS mostly comes from the
+/// Whether `reqwest` has TLS in this build. This crate's features do not show it, because TLS usually comes from the
 /// user's own `reqwest`.
 ///
 /// But the compiler knows: `ClientBuilder` has the method `tls_sni` only with TLS, and a type's own method hides that of

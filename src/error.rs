@@ -22,7 +22,9 @@ pub struct Error {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A setting is missing or wrong, or the call came from outside a tokio runtime. Also if the token endpoint's
-    /// certificate has expired, is of an unknown authority or for another name. Permanent until it is changed.
+    /// certificate has expired, comes from an unknown authority or is for another name. With `native-tls` on Windows and
+    /// macOS such a certificate is [`Unavailable`](Self::Unavailable), because the library does not know the words in
+    /// which these systems report it. Permanent until it is changed.
     Configuration,
     /// OS does not accept the Project API Key and Secret. Permanent until they are replaced, which needs no restart.
     CredentialsRejected,
@@ -34,10 +36,10 @@ pub enum ErrorKind {
     /// The token endpoint could not be reached, broke the connection, or sent a server error. Also if a proxy refused
     /// to connect to it. Transient.
     Unavailable,
-    /// The token endpoint sent a response without a usable token. Transient, but mostly the token URL is wrong: OS
-    /// answers 200 to unknown paths. So the first one is logged as an ERROR.
+    /// The token endpoint sent a response without a usable token. Transient, although the usual cause is a wrong token
+    /// URL: OS answers 200 to unknown paths. So the first one is logged as an ERROR.
     MalformedResponse,
-    /// One of this library's time limits was exceeded. Transient.
+    /// A time limit was exceeded: one of the library's, your HTTP client's or the system's. Transient.
     Timeout,
 }
 

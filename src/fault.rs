@@ -26,7 +26,7 @@ impl Verdict {
             .unwrap_or(Self::Unexplained)
     }
 
-    /// The verdict from a code of Apigee's policies, as recorded with OS and in Apigee's documentation.
+    /// The verdict from a code of Apigee's policies, as observed at OS or listed in Apigee's documentation.
     pub(crate) fn of_code(code: &str) -> Option<Self> {
         match last_segment(code) {
             "access_token_expired"

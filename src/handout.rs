@@ -26,10 +26,10 @@ const MAX_RETRY_AFTER: Duration = Duration::from_secs(60);
 /// {"access_token": "…", "expires_in": 240, "token_type": "Bearer", "issued_at": 1784635382476}
 /// ```
 ///
-/// Both figures are numbers, and count from the moment of serialisation. `expires_in` is the remaining lifetime in whole
-/// seconds. `issued_at` is that moment in Unix milliseconds, by the server's clock. So a page written for OS's own answer
-/// gets an end that is never too late from `issued_at + expires_in * 1000`. A page that counts `expires_in` on its own
-/// monotonic clock depends on no one's clock. `Debug` shows no token.
+/// Both figures are numbers, and count from the moment of serialisation. `expires_in` is the remaining lifetime in
+/// whole seconds. `issued_at` is that moment in Unix milliseconds, by the server's clock. So the expiry that a page
+/// written for OS's own answer computes, `issued_at + expires_in * 1000`, is never too late. A page that counts
+/// `expires_in` down on its monotonic clock depends on no wall clock at all. `Debug` shows no token.
 ///
 /// The types are those of the crate `http`, which axum and others accept directly:
 ///
@@ -169,7 +169,7 @@ mod tests {
     }
 
     #[test]
-    fn a_refusal_says_when_to_come_again_within_a_minute_and_never_at_once() {
+    fn a_refusal_asks_for_a_retry_after_1_to_60_s() {
         assert_eq!(retry_after(Some(Duration::from_secs(7))), "7");
         assert_eq!(retry_after(Some(Duration::from_millis(7_001))), "8");
         assert_eq!(retry_after(Some(Duration::ZERO)), "1");

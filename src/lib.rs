@@ -70,12 +70,12 @@
 //! let endpoint = TokenEndpoint::builder(hub.credentials()).token_url(hub.token_url()).build()?;
 //! let tokens = TokenManager::builder(endpoint).build()?;
 //! let client = ClientBuilder::new(hub.client_builder().build()?)
-//! .with(BearerAuth::new(tokens).with_origin(hub.origin())?)
-//! .build();
+//!     .with(BearerAuth::new(tokens).with_origin(hub.origin())?)
+//!     .build();
 //!
 //! for _ in 0..100 {
-//! let answer = client.get(hub.url("/search/names/v1/find?query=Bath")).send().await?;
-//! assert_eq!(answer.status(), 200);
+//!     let answer = client.get(hub.url("/search/names/v1/find?query=Bath")).send().await?;
+//!     assert_eq!(answer.status(), 200);
 //! }
 //! assert_eq!(hub.token_posts(), 1);
 //! # Ok(())
@@ -86,7 +86,9 @@
 //!
 //! None is on by default, and none changes what the others do.
 //!
-//! - `rustls`, `native-tls`: turn on that TLS backend in `reqwest`. You need neither if your own `reqwest` has TLS, as it does by default. Without TLS, a token request fails with a [`Configuration`](ErrorKind::Configuration) error that says so.
+//! - `rustls`, `native-tls`: turn on that TLS backend in `reqwest`. You need neither if your own `reqwest` has TLS, as
+//!   it does by default. Without TLS, [`TokenManager::new`] fails with a [`Configuration`](ErrorKind::Configuration)
+//!   error that says so.
 //! - `metrics`: counters, gauges and histograms, for any recorder of the crate `metrics`; see [`guide::metrics`].
 //! - `redis`: [`SharedSource`](struct.SharedSource.html), one token for many processes through Redis, Valkey or Redis
 //!   Cluster. TLS for `rediss://` is a feature of the crate `redis` itself.

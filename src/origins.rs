@@ -118,10 +118,10 @@ pub(crate) fn plain_http_proxy(url: &Url, variable: impl Fn(&str) -> Option<Stri
     let exempt = first(["NO_PROXY", "no_proxy"])
         .map(|(_, value)| value)
         .unwrap_or_default();
-    // An IPv6 address has brackets in a URL alone.
+    // An IPv6 address has brackets only in a URL.
     let host = url.host_str()?.trim_matches(['[', ']']);
     let is_name = matches!(url.host(), Some(Host::Domain(_)));
-    // Masks of networks, other than the usual one, are not worth the code.
+    // CIDR ranges other than the usual one are not worth the code.
     let exempts = |entry: &str| {
         let named = entry.strip_prefix('.').unwrap_or(entry).eq_ignore_ascii_case(host);
         named || (is_name && entry == "*") || (entry == "127.0.0.0/8" && host.starts_with("127."))

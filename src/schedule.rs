@@ -10,12 +10,12 @@ pub(crate) const DAY: Duration = Duration::from_secs(24 * 60 * 60);
 /// The limit for one fetch, so that a source that hangs cannot block the next attempt.
 pub(crate) const MAX_FETCH_TIME: Duration = Duration::from_secs(30);
 
-/// The time after which an attempt is overdue. Its fetch should have been given up by then, so its runtime most likely
-/// stands still.
+/// The time after which an attempt is overdue. Its fetch should have timed out by then, so its runtime is most likely
+/// blocked.
 pub(crate) const OVERDUE_AFTER: Duration = Duration::from_secs(31);
 
 /// A timer that fires this late was held up: the process was stopped, or its runtime was blocked.
-pub(crate) const STOOD_STILL_AFTER: Duration = Duration::from_millis(100);
+pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(100);
 
 /// The last chance of an overdue attempt to end, and of a caller whose deadline passed while the process stood still.
 pub(crate) const LAST_CHANCE: Duration = Duration::from_secs(1);

@@ -17,8 +17,9 @@ pub struct TokenStatus {
     pub next_attempt: Option<Duration>,
     /// Failed refreshes since the last one that succeeded.
     pub consecutive_failures: u32,
-    /// Why the last of them failed: what happened and what to do, for the eyes of operators. It names files and hosts, but
-    /// no secret. Show strangers its [`kind`](Error::kind) at most.
+    /// Why the last of them failed, and what to do about it. It is meant for operators: it names files and hosts, but
+    /// no secret. Show outsiders its [`kind`](Error::kind) at most. When the next refresh starts is in `next_attempt`, not in the
+    /// error's `retry_after`.
     pub last_error: Option<Error>,
     /// The refreshes since the manager was built.
     pub refreshes: RefreshTotals,

@@ -64,8 +64,8 @@ impl Count {
         self.number.is_power_of_two()
     }
 
-    /// Whether a message is due that is logged once for each key. Keys that share a count are not told apart, so their
-    /// message is logged at each doubling.
+    /// Whether to log a message that is logged once for each key. Keys that share a count cannot be told apart, so
+    /// theirs is logged at each doubling.
     pub(crate) fn is_first(self) -> bool {
         self.number == 1 || (self.is_shared && self.is_doubling())
     }

@@ -199,7 +199,7 @@ pub(crate) fn origin_not_covered(project: Project<'_>, origin: &str) {
 }
 
 pub(crate) fn lifetime_missing(assumed: Duration) {
-    warn!(life = ?assumed, "the token endpoint did not say how long its token lives");
+    warn!(lifetime = ?assumed, "the token endpoint did not say how long its token lives");
 }
 
 pub(crate) fn token_not_new(age: Duration) {
@@ -345,7 +345,7 @@ fn describe() {
     describe_histogram!(
         "os_token_wait_seconds",
         Unit::Seconds,
-        "Waits of callers that found no suitable OS access token"
+        "How long callers without a suitable OS access token waited"
     );
     describe_counter!(
         "os_token_unauthorized_total",

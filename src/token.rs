@@ -19,7 +19,7 @@ pub struct AccessToken(Arc<Token>);
 struct Token {
     /// `Bearer …`, marked sensitive: the only copy of the token.
     header: HeaderValue,
-    /// The start of the lifetime, as this process measures it.
+    /// The moment from which this process measures the token's age.
     start: Moment,
     /// The token's age at `start`. Zero if this process fetched it.
     age: Duration,

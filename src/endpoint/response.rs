@@ -23,7 +23,7 @@ pub(crate) struct TokenResponse {
 /// The age of a token when its response was sent, by the server's own clock. A cache on the way may have kept it.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(super) enum Age {
-    /// Is taken off the lifetime. Zero if the response does not tell.
+    /// Subtracted from the lifetime. Zero if the response does not say.
     Possible(Duration),
     /// Counts as zero, because a clock must be wrong.
     Impossible(Duration),

@@ -15,7 +15,7 @@ pub(super) struct Api {
     sample: fn(&ReceivedRequest) -> FakeAnswer,
 }
 
-/// Of prefixes that begin alike, the longer one comes first. The last rows are for paths that a test makes up.
+/// The longer of two overlapping prefixes comes first. The last rows are for paths that a test makes up.
 #[rustfmt::skip]
 const APIS: [Api; 15] = [
     Api { prefix: "/maps/raster/v1/wmts", name: "maps", sends_ows: true, sample: sample::wmts },

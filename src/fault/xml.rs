@@ -102,7 +102,7 @@ impl<'a> Iterator for Events<'a> {
             } else if self.skip("<?") {
                 self.until("?>")?;
             } else if self.skip("<!") {
-                // The declarations of an internal subset would need a parser of their kind.
+                // The declarations in an internal subset would need a parser for them.
                 if self.until(">")?.contains('[') {
                     return None;
                 }

@@ -5,8 +5,8 @@ use reqwest::Request;
 /// Copies a request. `None` if its body is a stream.
 ///
 /// Every request pays for this. `Request::try_clone` allocates a map for the timeout even if there is none, which takes
-/// most of its time. OS's requests have neither a body nor a timeout, as a rule. Not inlined: as a part of the
-/// middleware's future it would slow down the requests of those who turn the replay off.
+/// most of its time. Requests to OS usually have neither a body nor a timeout. Not inlined: within the middleware's
+/// future it would slow down requests even with the replay turned off.
 #[inline(never)]
 pub(super) fn copy(request: &Request) -> Option<Request> {
     if request.body().is_some() || request.timeout().is_some() {

@@ -24,8 +24,8 @@ use crate::{fault::Verdict, status::Action};
 /// It is about the 401 that you get. If the request was repeated, that is the second one, whatever the first one said.
 /// `Display` says what to do.
 ///
-/// It is there behind `reqwest-retry` and `reqwest-tracing` as well. `Response::error_for_status` loses it, because it
-/// drops the response: look at the extension first. A 401 without it is one of a request that passed through.
+/// It survives `reqwest-retry` and `reqwest-tracing`. `Response::error_for_status` loses it, because it drops the
+/// response: look at the extension first. A 401 without it belongs to a request that `BearerAuth` passed through.
 #[derive(Debug, Clone, Copy, PartialEq, Eq, Hash)]
 #[non_exhaustive]
 pub enum Unauthorized {
@@ -37,7 +37,7 @@ pub enum Unauthorized {
     /// The API rejected a token that is too new to be replaced; see [`TokenManager::reject`](crate::TokenManager::reject).
     TokenTooNew,
     /// The 401 gave no reason that the library understands. Also if it came from another origin after a redirect, or if
-    /// a redirect or a `HEAD` leaves its reason open.
+    /// its reason cannot be known after a redirect or for a `HEAD`.
     Unexplained,
 }
 
@@ -48,7 +48,7 @@ impl Unauthorized {
         match learnt {
             None | Some((Verdict::Unexplained, _)) => Self::Unexplained,
             Some((Verdict::NotAboutToken, _)) => Self::NotAboutToken,
-            // The token of a replay is new as a rule. It was refused like the first, which says more than its age.
+            // A replay's token is usually new. Its age matters less than the fact that it, too, was refused.
             Some((Verdict::AboutToken, Action::TooNew)) if !is_replay => Self::TokenTooNew,
             Some((Verdict::AboutToken, _)) => Self::TokenRejected,
         }

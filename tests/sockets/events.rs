@@ -27,7 +27,7 @@ async fn an_answer_that_does_not_say_how_long_its_token_lives_is_a_warning() {
         "a response with `expires_in` should not be logged as a WARN"
     );
     assert_eq!(warnings[0].0, Level::WARN);
-    assert!(warnings[0].1.contains("life=240s"), "{}", warnings[0].1);
+    assert!(warnings[0].1.contains("lifetime=240s"), "{}", warnings[0].1);
 }
 
 /// A token of 100 s with this age, by a `Date` that may come with an `Age`. The age stays below a whole second.
