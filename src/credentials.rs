@@ -347,7 +347,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn after_a_read_that_hangs_none_follows_and_the_error_says_so() {
+    async fn while_a_read_hangs_no_other_starts_and_the_error_says_so() {
         let files = FileCredentials::new("key", "secret");
         let _hanging = Arc::clone(&files.reading).lock_owned().await;
         let error = files.credentials().await.unwrap_err();

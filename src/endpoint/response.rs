@@ -241,7 +241,7 @@ mod tests {
         }
 
         #[test]
-        fn no_answer_brings_a_life_of_nothing_or_of_more_than_a_day(
+        fn no_response_gives_a_lifetime_of_zero_or_of_more_than_a_day(
             expires_in in prop_oneof![proptest::num::f64::ANY, 0.0..1e6],
             as_string: bool,
             date in proptest::option::of(0..u64::from(u32::MAX)),

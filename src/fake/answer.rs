@@ -82,7 +82,7 @@ mod tests {
 
     #[test]
     #[should_panic(expected = "99 is not the status of a final response")]
-    fn a_status_that_is_none_panics() {
+    fn an_invalid_status_panics() {
         let _ = FakeAnswer::new(99, "");
     }
 }

@@ -42,7 +42,7 @@ mod tests {
     const SECOND: Duration = Duration::from_secs(1);
 
     #[test]
-    fn a_deadline_that_passed_while_the_process_stood_still_is_a_second_later_once() {
+    fn a_deadline_that_passed_while_the_process_was_stalled_is_extended_by_a_second_once() {
         let start = Instant::now();
         let mut in_time = Deadline::new(start, 10 * SECOND);
         assert!(!in_time.has_passed(start + 9 * SECOND));

@@ -245,7 +245,7 @@ async fn a_wall_of_both_sorts_of_refusal_costs_at_most_6_posts_a_minute() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_brings_the_same_token_makes_it_no_newer() {
+async fn a_refresh_that_returns_the_same_token_does_not_make_it_newer() {
     let tokens = TokenManager::builder(Arc::new(Same(AtomicUsize::new(0))))
         .build()
         .unwrap();

@@ -140,7 +140,7 @@ mod tests {
     }
 
     #[test]
-    fn the_bearer_challenge_is_read_wherever_it_stands() {
+    fn the_bearer_challenge_is_read_in_any_position() {
         says(
             r#"Bearer realm="null",error="invalid_token",error_description="keymanagement.service.access_token_expired: Access Token expired""#,
             "invalid_token",
@@ -264,7 +264,7 @@ mod tests {
 
     proptest! {
         #[test]
-        fn whatever_is_quoted_is_read_as_it_was_meant_among_other_challenges(
+        fn a_quoted_string_is_read_as_meant_among_other_challenges(
             error in "\\PC*",
             description in "\\PC*",
             realm in "\\PC*",

@@ -159,7 +159,7 @@ mod tests {
     }
 
     #[tokio::test(start_paused = true)]
-    async fn the_body_tells_its_size_and_its_end_as_if_nobody_had_looked() {
+    async fn the_body_keeps_its_size_hint_and_its_end() {
         for (lengths, hangs) in [
             (&[][..], false),
             (&[], true),

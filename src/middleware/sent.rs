@@ -133,7 +133,7 @@ mod tests {
     }
 
     #[test]
-    fn a_url_is_known_again_without_its_fragment_and_its_origin() {
+    fn a_url_has_the_same_hash_without_its_fragment_and_at_another_origin() {
         for path in [
             "/",
             "/maps/raster/v1/zxy/Road_3857/7/63/42.png",

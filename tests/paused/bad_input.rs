@@ -142,7 +142,7 @@ fn a_refresh_at_outside_its_bounds_or_backwards_is_refused() {
 }
 
 #[test]
-fn an_acquire_timeout_of_zero_is_refused_and_an_endless_one_is_no_trouble() {
+fn an_acquire_timeout_of_zero_is_refused_and_an_endless_one_is_accepted() {
     let build_with = |limit| TokenManager::builder(FailingSource).acquire_timeout(limit).build();
     assert_rejected(build_with(Duration::ZERO), "acquire_timeout", "");
     let tokens = build_with(Duration::MAX).unwrap();
@@ -155,7 +155,7 @@ fn an_acquire_timeout_of_zero_is_refused_and_an_endless_one_is_no_trouble() {
 }
 
 #[test]
-fn an_origin_that_is_none_or_not_safe_is_refused() {
+fn an_origin_that_is_invalid_or_unsafe_is_refused() {
     for (origin, secret) in [
         ("http://gateway.example", ""),
         ("https://gateway.example/canary", "canary"),

@@ -234,7 +234,7 @@ async fn a_rejected_token_is_not_handed_out() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn asking_only_now_and_then_never_brings_a_token_that_has_expired() {
+async fn a_caller_that_asks_now_and_then_never_gets_an_expired_token() {
     let source = Source::new(|_| Outcome::token(LIFETIME).after(millis(50)));
     let tokens = source.manager();
     for minutes in 1..50 {

@@ -53,7 +53,7 @@ async fn ten_thousand_callers_without_a_token_cost_one_post() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn nobody_waits_for_a_slow_refresh_while_the_token_is_stale() {
+async fn no_caller_waits_for_a_slow_refresh_while_the_token_is_stale() {
     let source = Source::new(|_| Outcome::token(LIFETIME).after(secs(4)));
     let tokens = source.manager();
     let first = tokens.token().await.unwrap();

@@ -175,7 +175,7 @@ fn short_lived_runtimes_do_not_cost_a_post_each() {
 }
 
 #[test]
-fn a_runtime_that_is_gone_does_not_take_the_manager_along() {
+fn the_manager_survives_the_end_of_a_runtime() {
     let source = Source::new(|n| match n {
         1 => Outcome::failure(ErrorKind::Unavailable),
         _ => Outcome::token(LIFETIME),
@@ -206,7 +206,7 @@ fn a_caller_on_a_runtime_that_is_shutting_down_gets_an_error_and_does_not_spin()
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_refresh_on_a_runtime_that_nobody_drives_is_replaced() {
+async fn a_refresh_on_a_runtime_that_is_not_driven_is_replaced() {
     let source = Source::healthy();
     let tokens = source.manager();
     let undriven = Builder::new_current_thread().enable_all().build().unwrap();
@@ -292,7 +292,7 @@ async fn an_attempt_that_begins_late_is_no_second_one_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn token_lasting_waits_for_one_refresh_and_takes_what_that_brings() {
+async fn token_lasting_waits_for_one_refresh_and_takes_its_result() {
     // So slow that no new token has half of its lifetime left.
     let source = Source::new(|_| Outcome::token(secs(4)).after(millis(2_200)));
     let tokens = source.manager();
@@ -304,7 +304,7 @@ async fn token_lasting_waits_for_one_refresh_and_takes_what_that_brings() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_who_hears_late_of_its_attempt_gets_the_token_that_there_is() {
+async fn a_caller_that_wakes_late_gets_the_current_token() {
     let source = Source::new(|n| match n {
         1 => Outcome::token(LIFETIME),
         _ => Outcome::failure(ErrorKind::Unavailable),

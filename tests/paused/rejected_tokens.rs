@@ -133,7 +133,7 @@ async fn the_wait_of_a_wall_of_refusals_falls_back_once_it_has_passed() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_source_that_brings_the_rejected_token_again_has_failed() {
+async fn a_refresh_that_returns_the_rejected_token_has_failed() {
     let fixed = AccessToken::new("always-the-same", LIFETIME).unwrap();
     let source = Source::new(move |_| Outcome::exactly(fixed.clone()));
     let tokens = source.manager();

@@ -97,7 +97,7 @@ async fn at_the_deadline_a_caller_learns_what_it_waited_for() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_that_hears_of_a_failure_after_its_deadline_learns_when_the_next_attempt_is() {
+async fn a_caller_that_learns_of_a_failure_after_its_deadline_is_told_when_the_next_attempt_is() {
     let source = Source::new(|_| Outcome::failure(ErrorKind::Unavailable).after(secs(1)));
     let tokens = TokenManager::builder(source)
         .acquire_timeout(millis(1_010))
@@ -173,7 +173,7 @@ async fn without_a_usable_token_every_need_waits_for_the_next_attempt() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_caller_whose_deadline_passed_while_the_process_stood_still_gets_one_more_second() {
+async fn a_caller_whose_deadline_passed_while_the_process_was_stopped_gets_one_more_second() {
     for (arrives, in_time) in [(millis(16_900), true), (millis(17_100), false)] {
         let source = Source::new(move |_| Outcome::token(LIFETIME).after(arrives));
         let tokens = TokenManager::builder(source).acquire_timeout(secs(4)).build().unwrap();

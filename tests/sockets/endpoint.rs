@@ -234,7 +234,7 @@ async fn the_age_of_an_answer_is_taken_off_by_the_servers_own_clock() {
 
 /// Three quarters of 299 s are 224.25 s.
 #[tokio::test]
-async fn a_great_age_counts_only_if_a_cache_tells_of_it() {
+async fn a_great_age_counts_only_with_an_age_header() {
     for (age, without_header, with_header) in [
         (224, 75, 75),
         (225, 299, 74),

@@ -157,7 +157,7 @@ async fn without_a_token_the_request_is_not_sent_and_the_error_says_why() {
 }
 
 #[tokio::test]
-async fn a_redirect_to_another_host_does_not_take_the_token_along() {
+async fn a_redirect_to_another_host_does_not_carry_the_token() {
     let setup = Setup::new().await;
     let storage = FakeDataHub::start().await.unwrap();
     storage.answer_public_path("/signed", FakeAnswer::new(200, "the file"));
@@ -462,7 +462,7 @@ async fn a_403_and_a_429_never_cost_a_token() {
 }
 
 #[tokio::test]
-async fn a_401_that_says_nothing_replaces_the_token_but_takes_it_from_nobody() {
+async fn a_401_without_a_reason_replaces_the_token_which_is_served_until_then() {
     for page in ["", "<html><body>Firewall</body></html>"] {
         let setup = Arc::new(Setup::new().await);
         setup.until_replaceable().await;

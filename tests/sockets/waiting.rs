@@ -8,7 +8,7 @@ use tokio::runtime::Builder;
 use tokio::time::timeout;
 
 #[test]
-fn a_runtime_that_stood_still_in_mid_refresh_fails_no_later_caller() {
+fn a_runtime_that_was_blocked_in_mid_refresh_fails_no_later_caller() {
     let servers = Builder::new_multi_thread().enable_all().build().unwrap();
     let hub = servers.block_on(FakeDataHub::start()).unwrap();
     hub.set_lifetime(secs(1));

@@ -41,7 +41,7 @@ fn refresh(state: &mut State, now: Moment, token: AccessToken) {
 }
 
 #[test]
-fn a_caller_waits_for_an_attempt_that_starts_at_its_deadline_and_for_none_that_starts_later() {
+fn a_caller_waits_for_an_attempt_that_starts_by_its_deadline_and_not_for_a_later_one() {
     let (mut state, now) = (state(), Moment::now());
     fetch(&mut state, now, Err(Error::new(ErrorKind::Unavailable, "scripted")));
     // The first backoff is 1 s, halved by the jitter.

@@ -507,7 +507,7 @@ async fn errors_in_the_map_itself_appear_in_the_console() {
 }
 
 #[tokio::test(flavor = "multi_thread")]
-async fn a_tile_that_is_redirected_to_another_origin_does_not_take_the_token_there() {
+async fn a_tile_that_is_redirected_to_another_origin_loses_the_token() {
     let stage = Stage::start(Duration::from_secs(60)).await;
     let target = format!("http://{}/redirected", stage.overlay).parse().unwrap();
     stage.hub.redirect_path(&Place::number(0).tile(), target);
