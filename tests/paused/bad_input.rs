@@ -258,17 +258,24 @@ fn a_redis_url_prefix_or_time_limit_that_cannot_be_meant_is_refused() {
         let endpoint = TokenEndpoint::builder(credentials()).build().unwrap();
         SharedSource::builder(endpoint, redis_url)
     };
-    for (url, secret) in [
-        ("", ""),
-        ("canary", "canary"),
-        ("redis://:canary@", "canary"),
-        ("redis://:canary@host:port", "canary"),
-        ("redis://:canary@host/database", "canary"),
-        ("https://:canary@host", "canary"),
-        ("rediss://:canary@host:port", "canary"),
-        ("rediss://:can#ary@host", "ary@host"),
+    let (unreadable, tls, fragment) = (
+        "the redis_url cannot be parsed",
+        "a TLS feature",
+        "percent-encoded, as %23",
+    );
+    for (url, advice, secret) in [
+        ("", unreadable, ""),
+        ("canary", unreadable, "canary"),
+        ("redis://:canary@", unreadable, "canary"),
+        ("redis://:canary@host:port", unreadable, "canary"),
+        ("redis://:canary@host/database", unreadable, "canary"),
+        ("https://:canary@host", unreadable, "canary"),
+        ("rediss://:canary@host:port", tls, "canary"),
+        ("valkeys://:canary@host:port#insecure", tls, "canary"),
+        ("rediss://:can#ary@host", fragment, "ary@host"),
+        ("redis://:can#ary@host", fragment, "ary@host"),
     ] {
-        assert_rejected(source(url).build(), "redis_url", secret);
+        assert_rejected(source(url).build(), advice, secret);
     }
     let build_with = |set: fn(SharedSourceBuilder) -> SharedSourceBuilder| set(source("redis://host")).build();
     assert_rejected(build_with(|source| source.prefix("")), "prefix", "");

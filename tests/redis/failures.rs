@@ -160,6 +160,32 @@ async fn a_server_with_one_useless_entry_after_another_gets_three_lookups() {
 }
 
 #[tokio::test]
+async fn a_redis_that_refuses_the_lock_is_not_asked_to_release_it() {
+    let hub = FakeDataHub::start().await.unwrap();
+    let commands = Arc::new(AtomicUsize::new(0));
+    let refusing = RawServer::start({
+        let commands = commands.clone();
+        move |mut stream, _| {
+            let commands = commands.clone();
+            async move {
+                let mut buffer = [0; 8 * 1024];
+                loop {
+                    commands.fetch_add(1, Ordering::Relaxed);
+                    let _ = stream.write_all(b"-NOPERM no permissions\r\n").await;
+                    if !matches!(stream.read(&mut buffer).await, Ok(1..)) {
+                        break;
+                    }
+                }
+            }
+        }
+    });
+    let url = format!("redis://{}", refusing.await.address);
+    source_at(&hub, url).fetch(None).await.unwrap();
+    sleep(millis(300)).await;
+    assert_eq!(commands.load(Ordering::Relaxed), 1);
+}
+
+#[tokio::test]
 async fn a_refusal_by_redis_is_logged_with_its_step_and_with_advice() {
     let hub = FakeDataHub::start().await.unwrap();
     for program in Program::all() {
@@ -263,6 +289,17 @@ async fn a_certificate_that_is_not_accepted_is_a_failure_to_connect_with_advice(
     let source = SharedSource::with_client(endpoint(&hub), client, AsyncConnectionConfig::new());
     source.time_limit(secs(5)).build().unwrap().fetch(None).await.unwrap();
     assert_eq!(log.warnings("is for another name").len(), 1, "{log:?}");
+}
+
+#[tokio::test]
+async fn a_url_that_needs_another_feature_of_the_crate_redis_is_named_as_the_cause() {
+    let hub = FakeDataHub::start().await.unwrap();
+    let server = RawServer::responding(Vec::new()).await;
+    let (log, _guard) = LogCapture::start();
+    let url = format!("rediss://{}/#insecure", server.address);
+    source_at(&hub, url).fetch(None).await.unwrap();
+    let warning = only_warning(&log).await;
+    assert!(warning.contains("feature tls-rustls-insecure"), "{warning}");
 }
 
 #[tokio::test]
