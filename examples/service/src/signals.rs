@@ -26,7 +26,7 @@ pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
 ///
 /// # Errors
 ///
-/// Never. The signature is the one of Unix.
+/// Never on this platform.
 #[cfg(not(unix))]
 pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
     Ok(async { drop(tokio::signal::ctrl_c().await) })
