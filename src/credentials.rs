@@ -23,7 +23,7 @@ const OS_SECRET_LENGTH: usize = 16;
 /// Far above the lengths of a key or a secret. A larger file is the wrong file.
 const MAX_FILE_BYTES: usize = 4096;
 
-/// Far longer than a read takes. The file system of one that takes longer hangs, such as a network mount.
+/// Far longer than a read should take. Beyond it the file system, such as a network mount, is most likely hanging.
 const READ_LIMIT: Duration = Duration::from_secs(5);
 
 const BASIC: &[u8] = b"Basic ";
@@ -226,8 +226,8 @@ impl CredentialsProvider for ProjectCredentials {
 /// Rotation needs no restart, because the next refresh reads the files again. White space around the value is ignored,
 /// since most tools end a file with a line break; so are a byte order mark and zero-width characters. What remains must
 /// be the value alone, as for [`ProjectCredentials::new`], and not `NAME=value`. A file that is missing, empty or
-/// half-written, or takes more than 5 s to read, fails that refresh alone. The current token is still served, and the
-/// files are read again soon.
+/// half-written fails that refresh alone. So does a read that takes more than 5 s, and no other starts until it ends.
+/// The current token is still served, and the files are read again soon.
 #[derive(Debug, Clone)]
 pub struct FileCredentials {
     key_path: PathBuf,
@@ -245,40 +245,51 @@ impl FileCredentials {
             reading: Arc::default(),
         }
     }
-
-    async fn read(&self) -> Result<ProjectCredentials, Error> {
-        let Self {
-            key_path,
-            secret_path,
-            reading,
-        } = self.clone();
-        let reading = reading.lock_owned().await;
-        // Not tokio's files, because they read into a buffer that is not wiped.
-        let read = spawn_blocking(move || {
-            let _reading = reading;
-            Ok(ProjectCredentials {
-                key: read(&key_path, Part::Key)?,
-                secret: read(&secret_path, Part::Secret)?,
-            })
-        });
-        read.await.unwrap_or_else(|_| {
-            let message =
-                "the files of the Project API Key and Secret were not read: the tokio runtime is shutting down";
-            Err(Error::with_message(ErrorKind::Unavailable, message))
-        })
-    }
 }
 
 #[async_trait]
 impl CredentialsProvider for FileCredentials {
     async fn credentials(&self) -> Result<ProjectCredentials, Error> {
-        timeout(READ_LIMIT, self.read()).await.unwrap_or_else(|_| {
-            let message = format!(
-                "the files of the Project API Key and Secret were not read within {READ_LIMIT:?}: does their file system \
-                 hang?"
-            );
-            Err(Error::with_message(ErrorKind::Timeout, message))
+        let (key_path, secret_path) = (self.key_path.clone(), self.secret_path.clone());
+        // Not tokio's files, because they read into a buffer that is not wiped.
+        let read = move || {
+            Ok(ProjectCredentials {
+                key: read(&key_path, Part::Key)?,
+                secret: read(&secret_path, Part::Secret)?,
+            })
+        };
+        read_alone(Arc::clone(&self.reading), READ_LIMIT, read).await
+    }
+}
+
+/// Reads files on a thread that may block. While a read hangs, no other starts.
+async fn read_alone<T: Send + 'static>(
+    reading: Arc<Mutex<()>>,
+    limit: Duration,
+    read: impl FnOnce() -> Result<T, Error> + Send + 'static,
+) -> Result<T, Error> {
+    let failed = |kind, why| {
+        let message = format!("the files of the Project API Key and Secret were not read{why}");
+        Err(Error::with_message(kind, message))
+    };
+    let alone = async {
+        let reading = reading.lock_owned().await;
+        spawn_blocking(move || {
+            let _reading = reading;
+            read()
         })
+        .await
+    };
+    match timeout(limit, alone).await {
+        Ok(Ok(result)) => result,
+        Ok(Err(_)) => failed(
+            ErrorKind::Unavailable,
+            ": the tokio runtime is shutting down".to_owned(),
+        ),
+        Err(_) => failed(
+            ErrorKind::Timeout,
+            format!(" within {limit:?}: is their file system hanging?"),
+        ),
     }
 }
 
@@ -335,6 +346,11 @@ fn is_assignment(text: &str) -> bool {
 
 #[cfg(test)]
 mod tests {
+    use std::sync::{
+        atomic::{AtomicUsize, Ordering},
+        mpsc,
+    };
+
     use super::*;
     use crate::error::ErrorKind;
 
@@ -346,16 +362,32 @@ mod tests {
         assert!(header.is_sensitive());
     }
 
-    #[tokio::test(start_paused = true)]
+    #[tokio::test]
     async fn while_a_read_hangs_no_other_starts_and_the_error_says_so() {
-        let files = FileCredentials::new("key", "secret");
-        let _hanging = Arc::clone(&files.reading).lock_owned().await;
-        let error = files.credentials().await.unwrap_err();
-        assert_eq!(error.kind(), ErrorKind::Timeout);
-        assert!(
-            error.to_string().contains("within 5s: does their file system hang?"),
-            "{error}"
-        );
+        let reading = Arc::default();
+        let reads = Arc::new(AtomicUsize::new(0));
+        // A read hangs until its sender is dropped.
+        let read = |end: mpsc::Receiver<()>| {
+            let reads = Arc::clone(&reads);
+            let read = move || {
+                reads.fetch_add(1, Ordering::Relaxed);
+                let _ = end.recv();
+                Ok(())
+            };
+            read_alone(Arc::clone(&reading), Duration::from_millis(300), read)
+        };
+        let (hanging, first) = mpsc::channel();
+        let (_, second) = mpsc::channel();
+        for end in [first, second] {
+            let error = read(end).await.unwrap_err();
+            assert_eq!(error.kind(), ErrorKind::Timeout);
+            let shown = error.to_string();
+            assert!(shown.contains("within 300ms: is their file system hanging?"), "{shown}");
+        }
+        assert_eq!(reads.load(Ordering::Relaxed), 1);
+        drop(hanging);
+        let (_, third) = mpsc::channel();
+        assert!(read(third).await.is_ok());
     }
 
     #[test]

@@ -22,9 +22,10 @@ pub struct Error {
 #[non_exhaustive]
 pub enum ErrorKind {
     /// A setting is missing or wrong, or the call came from outside a tokio runtime. Also if the token endpoint's
-    /// certificate has expired, comes from an unknown authority or is for another name. With `native-tls` on Windows and
-    /// macOS such a certificate is [`Unavailable`](Self::Unavailable), because the library does not know the words in
-    /// which these systems report it. Permanent until it is changed.
+    /// certificate has expired, comes from an unknown authority or is for another name. Permanent until it is changed.
+    ///
+    /// With `native-tls` on Windows and macOS such a certificate is [`Unavailable`](Self::Unavailable): the library does
+    /// not know the words in which these systems report it.
     Configuration,
     /// OS does not accept the Project API Key and Secret. Permanent until they are replaced, which needs no restart.
     CredentialsRejected,

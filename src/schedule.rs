@@ -17,7 +17,7 @@ pub(crate) const OVERDUE_AFTER: Duration = Duration::from_secs(31);
 /// A timer that fires this late was held up: the process was stopped, or its runtime was blocked.
 pub(crate) const STALLED_AFTER: Duration = Duration::from_millis(100);
 
-/// The last chance of an overdue attempt to end, and of a caller whose deadline passed while the process stood still.
+/// The last chance of an overdue attempt to end, and of a caller whose deadline passed while the process was stalled.
 pub(crate) const LAST_CHANCE: Duration = Duration::from_secs(1);
 
 /// The minimum gap between the start of an attempt and the next one. It matters if the first was abandoned, as it may

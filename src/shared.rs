@@ -63,8 +63,8 @@ const MAX_USELESS_ENTRIES: usize = 3;
 /// its token. The lease lasts 2 s, and is renewed while the request to OS takes longer. So the lock of a process that has
 /// died holds up the others for 2 s. A process that has waited for the endpoint's `request_timeout` and one second more
 /// asks OS itself, which may take as long again. An
-/// [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 12 s covers all of that. Within the default of
-/// 10 s a caller survives the death of another process, but not a token endpoint that hangs.
+/// [`acquire_timeout`](crate::TokenManagerBuilder::acquire_timeout) of 12 s covers all of that, or 13 s over TLS.
+/// Within the default of 10 s a caller survives the death of another process, but not a token endpoint that hangs.
 ///
 /// A token that the API refused is replaced for all processes. The first that notices asks for another, and the others
 /// adopt that. An adopted token counts with its real age, so a 401 may replace it at once.

@@ -18,8 +18,8 @@ pub struct TokenStatus {
     /// Failed refreshes since the last one that succeeded.
     pub consecutive_failures: u32,
     /// Why the last of them failed, and what to do about it. It is meant for operators: it names files and hosts, but
-    /// no secret. Show outsiders its [`kind`](Error::kind) at most. When the next refresh starts is in `next_attempt`, not in the
-    /// error's `retry_after`.
+    /// no secret. Show outsiders its [`kind`](Error::kind) at most. `next_attempt` says when the
+    /// next refresh starts; the error's `retry_after` does not.
     pub last_error: Option<Error>,
     /// The refreshes since the manager was built.
     pub refreshes: RefreshTotals,

@@ -82,7 +82,7 @@ fn causes<'a>(error: &'a (dyn StdError + 'static)) -> impl Iterator<Item = &'a (
     })
 }
 
-/// Why there is no connection.
+/// Why a connection failed.
 #[derive(Debug, Clone, Copy, PartialEq, Eq)]
 pub(crate) enum Cause {
     NameLookup,
@@ -95,7 +95,7 @@ pub(crate) enum Cause {
     ProxyRefused,
     ProxyClosed,
     TlsHandshake,
-    /// TLS while connecting, and a compressed body afterwards.
+    /// TLS while connecting. Afterwards TLS, HTTP or a compressed body.
     Undecodable,
     CertificateExpired,
     CertificateOfUnknownAuthority,
@@ -174,7 +174,7 @@ impl Cause {
                 Some(Self::Reset)
             }
             io::ErrorKind::UnexpectedEof => Some(Self::ClosedEarly),
-            // From tokio-rustls, for whatever rustls finds wrong but a certificate, or from a decompressor.
+            // From tokio-rustls, hyper or a decompressor.
             io::ErrorKind::InvalidData if error.get_ref().is_some() => Some(Self::Undecodable),
             _ => None,
         }
@@ -187,7 +187,6 @@ impl Cause {
             | Self::CertificateOfUnknownAuthority
             | Self::CertificateForAnotherName
             | Self::CertificateNotAccepted => ErrorKind::Configuration,
-            Self::Undecodable => ErrorKind::MalformedResponse,
             _ => ErrorKind::Unavailable,
         }
     }
@@ -204,7 +203,7 @@ impl Cause {
             Self::ProxyRefused => "the proxy refused the connection (CONNECT): it has to allow this host",
             Self::ProxyClosed => "the proxy closed the connection",
             Self::TlsHandshake => "the TLS handshake failed: does this port speak TLS 1.2 or later?",
-            Self::Undecodable => "its response cannot be decompressed: does a gateway change it?",
+            Self::Undecodable => "what it sent cannot be decoded: does a gateway change it?",
             Self::CertificateExpired => {
                 "its certificate has expired or is not valid yet: check it, and the clock of this machine"
             }
@@ -266,15 +265,12 @@ mod tests {
     }
 
     #[test]
-    fn data_that_cannot_be_decoded_is_tls_while_connecting_and_a_compressed_body_afterwards() {
+    fn data_that_cannot_be_decoded_is_a_failed_handshake_only_while_connecting() {
         let error = io::Error::new(io::ErrorKind::InvalidData, "canary");
-        for (connecting, kind, words) in [
-            (true, ErrorKind::Unavailable, "TLS handshake"),
-            (false, ErrorKind::MalformedResponse, "decompressed"),
-        ] {
+        for (connecting, words) in [(true, "TLS handshake"), (false, "cannot be decoded")] {
             let error = broken_connection(&error, "host", connecting);
             let shown = error.to_string();
-            assert_eq!(error.kind(), kind, "{shown}");
+            assert_eq!(error.kind(), ErrorKind::Unavailable, "{shown}");
             assert!(shown.contains(words) && !shown.contains("canary"), "{shown}");
         }
     }

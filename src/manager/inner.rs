@@ -6,7 +6,7 @@ use std::time::Duration;
 use tokio::{runtime::Handle, sync::watch};
 
 use super::refresh;
-use super::state::{Attempt, Need, State};
+use super::state::{Need, State};
 use crate::status::{Action, Outcome, TokenStatus};
 use crate::{
     clock::Moment, error::Error, fault::Verdict, source::TokenSource, tally::Tallies, telemetry, token::AccessToken,
@@ -44,15 +44,10 @@ impl Inner {
 
     /// Starts a background refresh if one is due and the caller is within a runtime.
     pub(super) fn renew(self: &Arc<Self>) {
-        self.lead(State::renew);
-    }
-
-    /// Starts the attempt of which this caller is elected the leader, unless it is outside a runtime.
-    fn lead(self: &Arc<Self>, elect: fn(&mut State, Moment) -> Option<Attempt>) {
         let Ok(runtime) = Handle::try_current() else {
             return;
         };
-        let led = elect(&mut self.write(), Moment::now());
+        let led = self.write().renew(Moment::now());
         if let Some(attempt) = led {
             refresh::spawn(&runtime, self, attempt);
         }
@@ -61,7 +56,7 @@ impl Inner {
     pub(super) fn unauthorized(self: &Arc<Self>, token: &AccessToken, verdict: Verdict) -> Action {
         let action = self.write().unauthorized(Moment::now(), token, verdict);
         if action != Action::NotAboutToken {
-            self.lead(State::replace_refused);
+            self.renew();
         }
         telemetry::unauthorized(self.project.as_ref(), verdict, action);
         action

@@ -4,20 +4,19 @@
 //! # Calling contract
 //!
 //! ```text
-//! usable           ──► hot path: the token, or nothing
-//! renew            ──► Some(attempt): this caller leads a background refresh
-//! replace_refused  ──► the same after a 401, but the attempt may start later
-//! join             ──► Ready(token)
-//!                      Leader(attempt)     this caller starts the attempt, and waits for it
-//!                      Follower(attempt)   the caller waits for another caller's attempt
-//!                      Err                 the next attempt starts after the deadline, or the last failure was permanent
+//! usable ──► hot path: the token, or nothing
+//! renew  ──► Some(attempt): this caller leads a background refresh
+//! join   ──► Ready(token)
+//!            Leader(attempt)     this caller starts the attempt, and waits for it
+//!            Follower(attempt)   the caller waits for another caller's attempt
+//!            Err                 the next attempt starts after the deadline, or the last failure was permanent
 //!
 //! leader ──► spawn ──► begin(id) ──► fetch ──► settle(id, result)
 //!                          └── dropped ──► abandon(id)
 //! ```
 //!
-//! - There is at most one attempt at a time (single-flight). `renew`, `replace_refused` and `join` elect its leader.
-//!   Every other caller follows, so an expired token does not set off a thundering herd.
+//! - There is at most one attempt at a time (single-flight). `renew` and `join` elect its leader. Every other caller
+//!   follows, so an expired token does not set off a thundering herd.
 //! - The leader must spawn a task for its attempt. The task calls `begin` once it is time, fetches if that returns
 //!   true, and then calls `settle`. If the task is dropped before, `abandon` is called instead. Exactly one of the two
 //!   ends an attempt, unless the attempt is replaced.
@@ -27,8 +26,8 @@
 //! - An overdue attempt gets one last chance of 1 s, from the first call that needs another. If it has not ended then,
 //!   it is replaced. From then on its id is out of date: `begin`, `settle` and `abandon` ignore it, so a late task
 //!   changes nothing.
-//! - `unauthorized` may be called at any time. It rejects the token or makes it stale. It starts no attempt:
-//!   `replace_refused` does.
+//! - `unauthorized` may be called at any time. It rejects the token or makes it stale. It starts no attempt: `renew`
+//!   does.
 //!
 //! The last chance is for a process that was stopped. On waking it finds its attempt overdue, although the task is
 //! about to run and to settle. Without the last chance a caller that runs first would start a second fetch beside it:
@@ -208,16 +207,6 @@ impl State {
             return None;
         }
         Some(self.start(self.reason(now), now.monotonic))
-    }
-
-    /// Elects the caller as the leader of the refresh that replaces a refused token. It may first have to sit out a gap or
-    /// a backoff, so that it does not depend on another caller.
-    pub(crate) fn replace_refused(&mut self, now: Moment) -> Option<Attempt> {
-        let is_fresh = self.current.as_ref().is_some_and(|current| current.is_fresh(now));
-        if is_fresh || self.attempt_to_join(now.monotonic).is_some() {
-            return None;
-        }
-        Some(self.start(self.reason(now), self.earliest_start(now.monotonic)))
     }
 
     /// Single-flight: gives a caller its token, or its role in the live attempt, or else in the next one.

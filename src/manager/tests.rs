@@ -198,8 +198,10 @@ async fn a_request_with_an_unexplained_401_does_not_wait_for_the_end_of_a_backof
     assert_eq!(tokens.unauthorized(&token, Verdict::Unexplained), Action::Replace);
     assert!(tokens.other_than(&token).await.is_none());
     assert_eq!(during_backoff.elapsed(), Duration::ZERO);
-    // The next attempt comes all the same.
-    tokio::time::sleep(Duration::from_secs(2)).await;
+    // The next caller after it leads an attempt all the same.
+    advance(Duration::from_secs(2)).await;
+    assert!(tokens.token().await.is_ok());
+    tokio::task::yield_now().await;
     assert_eq!(source.0.load(Ordering::Relaxed), 3);
 }
 

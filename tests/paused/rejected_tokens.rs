@@ -34,24 +34,6 @@ async fn a_rejection_starts_the_refresh_at_once() {
 }
 
 #[tokio::test(start_paused = true)]
-async fn a_rejection_during_a_backoff_starts_the_refresh_after_it_without_another_caller() {
-    let source = Source::new(|n| match n {
-        2 => Outcome::failure(ErrorKind::Unavailable),
-        _ => Outcome::token(LIFETIME),
-    });
-    let tokens = source.manager();
-    token_held_for(&tokens, 260).await;
-    let stale = tokens.token().await.unwrap();
-    sleep(millis(10)).await;
-    assert_eq!(tokens.status().consecutive_failures, 1);
-    tokens.reject(&stale);
-    assert!(tokens.current().is_none());
-    sleep(secs(2)).await;
-    assert!(tokens.current().is_some());
-    assert_eq!(source.count(), 3);
-}
-
-#[tokio::test(start_paused = true)]
 async fn a_late_rejection_of_an_older_token_costs_nothing() {
     let source = Source::healthy();
     let tokens = source.manager();

@@ -22,12 +22,13 @@ pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
     })
 }
 
-/// Ends at Ctrl-C.
+/// Ends at Ctrl-C, which is watched from the call on.
 ///
 /// # Errors
 ///
-/// Never on this platform.
-#[cfg(not(unix))]
+/// If the system does not let the process watch it.
+#[cfg(windows)]
 pub fn shutdown() -> io::Result<impl Future<Output = ()>> {
-    Ok(async { drop(tokio::signal::ctrl_c().await) })
+    let mut ctrl_c = tokio::signal::windows::ctrl_c()?;
+    Ok(async move { drop(ctrl_c.recv().await) })
 }

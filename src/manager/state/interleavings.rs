@@ -134,9 +134,6 @@ impl World {
                 if action == Action::Replace && verdict == Verdict::AboutToken {
                     self.rejected = Some(token);
                 }
-                if let Some(attempt) = self.state.replace_refused(self.now) {
-                    self.lead(attempt);
-                }
             }
             Event::TimePasses(time) => {
                 self.now = self.now.after(time);
@@ -168,7 +165,8 @@ impl World {
                 None
             }
             Ok(Join::Leader(attempt)) => {
-                self.lead(attempt);
+                let began_at = None;
+                self.tasks.push(Task { attempt, began_at });
                 Some((attempt, deadline))
             }
             Ok(Join::Follower(attempt)) => Some((attempt, deadline)),
@@ -184,13 +182,6 @@ impl World {
             return Err("a caller waits although there is a usable token".into());
         }
         Ok(())
-    }
-
-    fn lead(&mut self, attempt: Attempt) {
-        self.tasks.push(Task {
-            attempt,
-            began_at: None,
-        });
     }
 
     fn begin(&mut self) -> Result<(), String> {
