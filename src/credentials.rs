@@ -268,10 +268,6 @@ async fn read_alone<T: Send + 'static>(
     limit: Duration,
     read: impl FnOnce() -> Result<T, Error> + Send + 'static,
 ) -> Result<T, Error> {
-    let failed = |kind, why| {
-        let message = format!("the files of the Project API Key and Secret were not read{why}");
-        Err(Error::with_message(kind, message))
-    };
     let alone = async {
         let reading = reading.lock_owned().await;
         spawn_blocking(move || {
@@ -280,17 +276,19 @@ async fn read_alone<T: Send + 'static>(
         })
         .await
     };
-    match timeout(limit, alone).await {
-        Ok(Ok(result)) => result,
-        Ok(Err(_)) => failed(
+    let (kind, why) = match timeout(limit, alone).await {
+        Ok(Ok(result)) => return result,
+        Ok(Err(_)) => (
             ErrorKind::Unavailable,
             ": the tokio runtime is shutting down".to_owned(),
         ),
-        Err(_) => failed(
+        Err(_) => (
             ErrorKind::Timeout,
             format!(" within {limit:?}: is their file system hanging?"),
         ),
-    }
+    };
+    let message = format!("the files of the Project API Key and Secret were not read{why}");
+    Err(Error::with_message(kind, message))
 }
 
 fn read(path: &Path, part: Part) -> Result<SecretString, Error> {

@@ -140,9 +140,8 @@ impl TokenManager {
     /// cause. While new tokens keep being refused, this throttle doubles the age, up to 60 s. It resets once no token
     /// has been refused for twice that time.
     ///
-    /// Within a tokio runtime the refresh starts at once. Outside one, or during a gap or a backoff, the next caller starts
-    /// it, or [`keep_warm`](Self::keep_warm).
-    /// Logs and metrics count the call as a 401.
+    /// Within a tokio runtime the refresh starts at once. Outside one, or during a gap or a backoff, the next caller or
+    /// [`keep_warm`](Self::keep_warm) starts it. Logs and metrics count the call as a 401.
     pub fn reject(&self, token: &AccessToken) {
         self.unauthorized(token, Verdict::AboutToken);
     }

@@ -57,11 +57,12 @@ fn broken_connection(error: &(dyn StdError + 'static), host: &str, connecting: b
     } else {
         format!("the connection to {host} broke off")
     };
-    let cause = Cause::in_chain(error).map(|cause| match cause {
-        Cause::Undecodable if connecting => Cause::TlsHandshake,
-        cause => cause,
-    });
-    match cause {
+    let cause = Cause::in_chain(error);
+    match if connecting {
+        cause.map(Cause::while_connecting)
+    } else {
+        cause
+    } {
         Some(cause) => Error::with_message(cause.kind(), format!("{what}: {}", cause.advice())),
         None if connecting => Error::with_message(
             ErrorKind::Unavailable,
@@ -95,7 +96,6 @@ pub(crate) enum Cause {
     ProxyRefused,
     ProxyClosed,
     TlsHandshake,
-    /// TLS while connecting. Afterwards TLS, HTTP or a compressed body.
     Undecodable,
     CertificateExpired,
     CertificateOfUnknownAuthority,
@@ -152,6 +152,14 @@ impl Cause {
     /// The first known cause in the error's chain of sources.
     pub(crate) fn in_chain(error: &(dyn StdError + 'static)) -> Option<Self> {
         causes(error).find_map(Self::of)
+    }
+
+    /// While connecting, only TLS decodes what arrives. Afterwards HTTP and decompressors do so as well.
+    pub(crate) fn while_connecting(self) -> Self {
+        match self {
+            Self::Undecodable => Self::TlsHandshake,
+            cause => cause,
+        }
     }
 
     fn of(error: &(dyn StdError + 'static)) -> Option<Self> {

@@ -172,14 +172,20 @@ impl TokenSource for Arc<Same> {
     }
 }
 
-#[tokio::test(start_paused = true)]
-async fn a_refresh_that_returns_a_suspected_token_fails_and_the_token_is_still_served() {
+/// A manager whose token has drawn an unexplained 401 and could not be replaced, with the token and the source.
+async fn with_a_suspected_token() -> (TokenManager, AccessToken, Arc<Same>) {
     let source = Arc::new(Same(AtomicUsize::new(0)));
     let tokens = TokenManager::builder(source.clone()).build().unwrap();
     let token = tokens.token().await.unwrap();
     advance(Duration::from_secs(10)).await;
     assert_eq!(tokens.unauthorized(&token, Verdict::Unexplained), Action::Replace);
     assert!(tokens.other_than(&token).await.is_none());
+    (tokens, token, source)
+}
+
+#[tokio::test(start_paused = true)]
+async fn a_refresh_that_returns_a_suspected_token_fails_and_the_token_is_still_served() {
+    let (tokens, _, source) = with_a_suspected_token().await;
     let error = tokens.status().last_error.unwrap();
     assert_eq!(error.kind(), ErrorKind::MalformedResponse);
     assert!(tokens.token().await.is_ok());
@@ -188,12 +194,7 @@ async fn a_refresh_that_returns_a_suspected_token_fails_and_the_token_is_still_s
 
 #[tokio::test(start_paused = true)]
 async fn a_request_with_an_unexplained_401_does_not_wait_for_the_end_of_a_backoff() {
-    let source = Arc::new(Same(AtomicUsize::new(0)));
-    let tokens = TokenManager::builder(source.clone()).build().unwrap();
-    let token = tokens.token().await.unwrap();
-    advance(Duration::from_secs(10)).await;
-    tokens.unauthorized(&token, Verdict::Unexplained);
-    assert!(tokens.other_than(&token).await.is_none());
+    let (tokens, token, source) = with_a_suspected_token().await;
     let during_backoff = Instant::now();
     assert_eq!(tokens.unauthorized(&token, Verdict::Unexplained), Action::Replace);
     assert!(tokens.other_than(&token).await.is_none());

@@ -113,9 +113,9 @@ fn path_and_query(url: &Url) -> u64 {
     let (words, rest) = text.as_chunks();
     let mut last = [0; 8];
     last[..rest.len()].copy_from_slice(rest);
-    let start = *KEY ^ text.len() as u64;
-    words.iter().chain([&last]).fold(start, |hash, word| {
-        let product = u128::from(hash ^ u64::from_le_bytes(*word)) * u128::from(*KEY | 1);
+    let key = *KEY;
+    words.iter().chain([&last]).fold(key ^ text.len() as u64, |hash, word| {
+        let product = u128::from(hash ^ u64::from_le_bytes(*word)) * u128::from(key | 1);
         #[expect(clippy::cast_possible_truncation, reason = "it takes both halves")]
         let halves = (product as u64, (product >> 64) as u64);
         halves.0 ^ halves.1

@@ -184,7 +184,7 @@ impl From<RedisError> for Reason {
 /// The crate redis wraps an error into an `Arc`, whose type hides that of the error.
 fn cause_of(error: &RedisError) -> Option<Cause> {
     let wrapped = error.source()?.downcast_ref::<Arc<dyn StdError + Send + Sync>>()?;
-    Cause::in_chain(&**wrapped)
+    Cause::in_chain(&**wrapped).map(Cause::while_connecting)
 }
 
 impl fmt::Display for Reason {
@@ -224,7 +224,6 @@ fn connection_advice(cause: Cause) -> &'static str {
             "its certificate is for another name: use the name that is in it, also for each node of a cluster"
         }
         Cause::CertificateNotAccepted => "its certificate is not accepted: check the certificate",
-        Cause::Undecodable => Cause::TlsHandshake.advice(),
         cause => cause.advice(),
     }
 }

@@ -40,6 +40,19 @@ pub(crate) fn source(hub: &FakeDataHub, redis: &RedisServer) -> SharedSource {
     source_at(hub, redis.url())
 }
 
+/// The same, with another `request_timeout` of the endpoint.
+pub(crate) fn source_with_request_timeout(hub: &FakeDataHub, redis: &RedisServer, limit: Duration) -> SharedSource {
+    let endpoint = TokenEndpoint::builder(hub.credentials())
+        .token_url(hub.token_url())
+        .request_timeout(limit)
+        .build()
+        .unwrap();
+    SharedSource::builder(endpoint, redis.url())
+        .time_limit(secs(5))
+        .build()
+        .unwrap()
+}
+
 pub(crate) fn source_at(hub: &FakeDataHub, url: impl Into<String>) -> SharedSource {
     SharedSource::builder(endpoint(hub), url)
         .time_limit(secs(5))

@@ -129,27 +129,33 @@ async fn an_endless_reply_is_cut_off() {
     assert_eq!(sending.load(Ordering::Relaxed), 0);
 }
 
-#[tokio::test]
-async fn a_server_with_one_useless_entry_after_another_gets_three_lookups() {
-    let hub = FakeDataHub::start().await.unwrap();
-    let questions = Arc::new(AtomicUsize::new(0));
-    let useless = RawServer::start({
-        let questions = questions.clone();
+/// Server that answers each command in this way, given the number of those before. Returns its URL, and their count.
+async fn answering(reply: fn(usize) -> String) -> (String, Arc<AtomicUsize>) {
+    let commands = Arc::new(AtomicUsize::new(0));
+    let server = RawServer::start({
+        let commands = commands.clone();
         move |mut stream, _| {
-            let questions = questions.clone();
+            let commands = commands.clone();
             async move {
                 let mut buffer = [0; 8 * 1024];
                 loop {
-                    let entry = questions.fetch_add(1, Ordering::Relaxed);
-                    let reply = format!("*4\r\n:1700000000000\r\n:0\r\n$4\r\n{entry:04}\r\n:1000\r\n");
-                    if stream.write_all(reply.as_bytes()).await.is_err() || stream.read(&mut buffer).await.is_err() {
+                    let reply = reply(commands.fetch_add(1, Ordering::Relaxed));
+                    let written = stream.write_all(reply.as_bytes()).await;
+                    if written.is_err() || !matches!(stream.read(&mut buffer).await, Ok(1..)) {
                         break;
                     }
                 }
             }
         }
     });
-    let url = format!("redis://{}", useless.await.address);
+    (format!("redis://{}", server.await.address), commands)
+}
+
+#[tokio::test]
+async fn a_server_with_one_useless_entry_after_another_gets_three_lookups() {
+    let hub = FakeDataHub::start().await.unwrap();
+    let useless = |entry| format!("*4\r\n:1700000000000\r\n:0\r\n$4\r\n{entry:04}\r\n:1000\r\n");
+    let (url, questions) = answering(useless).await;
     let (log, _guard) = LogCapture::start();
     let source = SharedSource::builder(endpoint(&hub), url).build().unwrap();
     source.fetch(None).await.unwrap();
@@ -162,24 +168,7 @@ async fn a_server_with_one_useless_entry_after_another_gets_three_lookups() {
 #[tokio::test]
 async fn a_redis_that_refuses_the_lock_is_not_asked_to_release_it() {
     let hub = FakeDataHub::start().await.unwrap();
-    let commands = Arc::new(AtomicUsize::new(0));
-    let refusing = RawServer::start({
-        let commands = commands.clone();
-        move |mut stream, _| {
-            let commands = commands.clone();
-            async move {
-                let mut buffer = [0; 8 * 1024];
-                loop {
-                    commands.fetch_add(1, Ordering::Relaxed);
-                    let _ = stream.write_all(b"-NOPERM no permissions\r\n").await;
-                    if !matches!(stream.read(&mut buffer).await, Ok(1..)) {
-                        break;
-                    }
-                }
-            }
-        }
-    });
-    let url = format!("redis://{}", refusing.await.address);
+    let (url, commands) = answering(|_| "-NOPERM no permissions\r\n".to_owned()).await;
     source_at(&hub, url).fetch(None).await.unwrap();
     sleep(millis(300)).await;
     assert_eq!(commands.load(Ordering::Relaxed), 1);

@@ -9,13 +9,13 @@ use std::{
     time::Instant,
 };
 
-use osdatahub_auth::{FakeAnswer, FakeDataHub, SharedSource, TokenEndpoint, TokenManager, TokenSource};
+use osdatahub_auth::{FakeAnswer, FakeDataHub, SharedSource, TokenManager, TokenSource};
 use test_support::{LogCapture, RedisServer, eventually, millis, secs};
 use tokio::{task::JoinSet, time::sleep};
 
 use crate::common::{
-    Exchange, endpoint, fetch_and_publish, four_nodes, node, only_warning, proxy, source, source_at, store_entry,
-    token, tokens_of, wait_for_lock, wait_for_release, wait_until_published,
+    Exchange, endpoint, fetch_and_publish, four_nodes, node, only_warning, proxy, source, source_at,
+    source_with_request_timeout, store_entry, token, tokens_of, wait_for_lock, wait_for_release, wait_until_published,
 };
 
 #[tokio::test]
@@ -77,15 +77,7 @@ async fn a_lock_that_another_process_has_taken_over_is_not_released() {
 #[tokio::test]
 async fn a_process_that_has_waited_for_max_wait_fetches_itself() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
-    let endpoint = TokenEndpoint::builder(hub.credentials())
-        .token_url(hub.token_url())
-        .request_timeout(millis(500))
-        .build()
-        .unwrap();
-    let source = SharedSource::builder(endpoint, redis.url())
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
+    let source = source_with_request_timeout(&hub, &redis, millis(500));
     let (first, _) = fetch_and_publish(&source, &redis).await;
     let entry = redis.entry_key().await;
     store_entry(&redis, &entry, b"garbage").await;
@@ -180,15 +172,7 @@ async fn a_fetch_that_has_lost_the_lock_holds_no_connection() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     // The fetch outlasts any stall of the machine.
     hub.set_delay(secs(60));
-    let endpoint = TokenEndpoint::builder(hub.credentials())
-        .token_url(hub.token_url())
-        .request_timeout(secs(20))
-        .build()
-        .unwrap();
-    let source = SharedSource::builder(endpoint, redis.url())
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
+    let source = source_with_request_timeout(&hub, &redis, secs(20));
     let fetch = tokio::spawn(async move { source.fetch(None).await });
     let lock = wait_for_lock(&redis).await;
     let () = redis.command(&format!("SET {lock} another")).await;

@@ -3,7 +3,7 @@
 use osdatahub_auth::{FakeDataHub, SharedSource, TokenSource};
 use test_support::{MetricsCapture, RedisServer, millis, secs};
 
-use crate::common::{endpoint, fetch_and_publish, source};
+use crate::common::{endpoint, fetch_and_publish, source, source_with_request_timeout};
 
 const FETCHES: &str = "os_token_shared_fetches_total";
 
@@ -57,13 +57,7 @@ async fn a_lease_that_is_outwaited_is_counted_with_its_reason() {
     let (hub, redis) = (FakeDataHub::start().await.unwrap(), RedisServer::start().await);
     let (metrics, _guard) = MetricsCapture::start();
     // The endpoint is asked for no longer than 0.3 s, so a process waits for another one for 1.3 s.
-    let endpoint = osdatahub_auth::TokenEndpoint::builder(hub.credentials())
-        .token_url(hub.token_url())
-        .request_timeout(millis(300));
-    let source = SharedSource::builder(endpoint.build().unwrap(), redis.url())
-        .time_limit(secs(5))
-        .build()
-        .unwrap();
+    let source = source_with_request_timeout(&hub, &redis, millis(300));
     let (_, entry) = fetch_and_publish(&source, &redis).await;
     let lock = entry.replace(":token", ":lock");
     let () = redis.command(&format!("DEL {entry}")).await;
