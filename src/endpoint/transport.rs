@@ -57,12 +57,11 @@ fn broken_connection(error: &(dyn StdError + 'static), host: &str, connecting: b
     } else {
         format!("the connection to {host} broke off")
     };
-    let cause = Cause::in_chain(error);
-    match if connecting {
-        cause.map(Cause::while_connecting)
-    } else {
-        cause
-    } {
+    let mut cause = Cause::in_chain(error);
+    if connecting {
+        cause = cause.map(Cause::while_connecting);
+    }
+    match cause {
         Some(cause) => Error::with_message(cause.kind(), format!("{what}: {}", cause.advice())),
         None if connecting => Error::with_message(
             ErrorKind::Unavailable,
